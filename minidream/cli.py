@@ -1,0 +1,278 @@
+"""The command line: `minidream write | draw | ask | train | evaluate | tour`.
+
+A user's mistake gives one line on stderr that says what is wrong and how to mend it, and exit code 2; Ctrl-C gives 130.
+Nothing heavy is imported before it is needed, so that `minidream --help` answers at once. An option that is not given
+is not passed on: its default stands in one place, the function that is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minidream import __version__
+from minidream.errors import UserError
+from minidream.training.recipes import PRESETS, STAGES
+
+EXAMINATIONS = ("creation", "comprehension", "interleaved", "all")
+_MEND = {
+    errno.ENOSPC: "free some space and try again",
+    errno.EDQUOT: "free some space and try again",
+    errno.EACCES: "choose another place or change its permissions",
+    errno.EPERM: "choose another place or change its permissions",
+    errno.EROFS: "choose a place that can be written to",
+}
+
+
+class _Stop(BaseException):
+    """Ctrl-C. `complete` answers a KeyboardInterrupt with half a document; here half of anything is to be nothing."""
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Let Ctrl-C raise `_Stop`."""
+
+    def stop(*_: object) -> NoReturn:
+        raise _Stop
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument like every other mistake, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see `{self.prog} --help`")
+
+
+def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number of `kind` from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is out of range, give {what} from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _words(text: str) -> str:
+    """An argparse type: text that says something."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, say in a few words what you want")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError("it is not valid UTF-8, type it again")
+    return text
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form key=value, as in steps=100")
+    return key, value
+
+
+def _check_place(path: Path) -> None:
+    """Raise `UserError` if a file cannot be written at `path`: better known before the work than after it."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise UserError(f"{parent} is a file, not a folder: choose another place for {path.name}")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"{parent} may not be written to: choose another place for {path.name}")
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that stand on the command line."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _pipeline() -> Any:
+    from minidream.pipeline import MiniDreamPipeline
+
+    return MiniDreamPipeline.from_pretrained()
+
+
+def _write(options: argparse.Namespace) -> None:
+    from minidream.documents import Document, check_suffix, load_picture
+
+    check_suffix(options.output)
+    _check_place(options.output)
+    parts = [] if options.picture is None else [load_picture(options.picture)]
+    sampling = _given(options, "seed", "guidance", "steps", "temperature", "max_pictures")
+    document = _pipeline().complete(Document([*parts, options.prompt]), **sampling)
+    document.save(options.output)
+    print(document.text)
+    print(f"written: {options.output}")
+
+
+def _draw(options: argparse.Namespace) -> None:
+    from minidream.documents import png_bytes, write_atomically
+
+    if options.output.suffix.lower() != ".png":
+        raise UserError(f"{options.output} is not named as a PNG file: let it end in .png")
+    _check_place(options.output)
+    (picture,) = _pipeline().draw([options.caption], **_given(options, "seed", "guidance", "steps"))
+    write_atomically(options.output, png_bytes(picture))
+    print(f"drawn: {options.output}")
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from minidream.documents import Document
+
+    document = Document.load(options.file)
+    if not document.pictures:
+        raise UserError(f"{options.file} holds no picture: ask about a picture, or a document with one")
+    print(_pipeline().ask(document, options.question).strip())
+
+
+def _train(options: argparse.Namespace) -> None:
+    from minidream.training.stages import train
+
+    if options.out is not None:
+        _check_place(options.out / "training.json")
+    try:
+        train(options.stage, options.preset, options.out, dict(options.set), options.resume)
+    except KeyboardInterrupt:
+        again = f"the last checkpoint is kept, go on with `minidream train {options.stage} --preset {options.preset}"
+        raise KeyboardInterrupt(f"{again}{f' --out {options.out}' if options.out else ''} --resume`") from None
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from minidream.documents import write_atomically
+
+    if options.json is not None:
+        _check_place(options.json)
+    if options.weights is not None and not options.weights.is_dir():
+        raise UserError(f"no weights at {options.weights}: name a folder that `minidream train all --out` has filled")
+    from minidream import evaluation
+
+    chosen = _given(options, "what", "n", "seed", "weights")
+    if options.json is not None:  # an interrupted evaluation goes on after what it has finished
+        chosen["partial"] = options.json.with_name(options.json.name + ".partial")
+    result = evaluation.evaluate(**chosen)
+    if options.json is not None:
+        write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())
+    print(evaluation.table(result))
+
+
+def _tour(options: argparse.Namespace) -> None:
+    from minidream.tour import main as tour
+
+    if options.output.suffix != ".html":
+        raise UserError(f"{options.output} is not named as a web page: let it end in .html")
+    _check_place(options.output)
+    tour(options.output, options.picture)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="minidream", description="DreamLLM, small, whole and true.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"minidream {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], what: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    def sampling(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--seed", type=_number(int, 0, 2**63 - 1), help="of noise and text: same seed, same result")
+        to.add_argument("--guidance", type=_number(float, 0, 30), help="how strictly pictures follow (1: no guidance)")
+        to.add_argument("--steps", type=_number(int, 1, 1000), help="denoising steps a picture")
+
+    write = command("write", _write, "write an illustrated document from a beginning")
+    write.add_argument("prompt", type=_words, metavar="PROMPT", help="how the document begins")
+    write.add_argument("--picture", type=Path, metavar="FILE", help="a PNG, JPEG or WebP to stand before the prompt")
+    write.add_argument("-o", "--output", type=Path, default=Path("out/story.html"), metavar="FILE.html|.md|.json")
+    sampling(write)
+    write.add_argument("--temperature", type=_number(float, 0, 5), help="of the text (0: always the likeliest)")
+    write.add_argument("--max-pictures", type=_number(int, 0, 100), help="stop after so many pictures")
+
+    draw = command("draw", _draw, "draw a picture from a caption")
+    draw.add_argument("caption", type=_words, metavar="CAPTION", help="what to draw")
+    draw.add_argument("-o", "--output", type=Path, default=Path("out/drawing.png"), metavar="FILE.png")
+    sampling(draw)
+
+    ask = command("ask", _ask, "answer a question about a picture or a document")
+    ask.add_argument("file", type=Path, metavar="FILE", help="a picture (.png, .jpg, .webp) or a document")
+    ask.add_argument("question", type=_words, metavar="QUESTION", help='such as "How many things are there?"')
+
+    train = command("train", _train, "train a stage, or all of them in order")
+    train.add_argument("stage", choices=(*STAGES, "all"), metavar="STAGE", help=f"{', '.join(STAGES)} or all")
+    train.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="how large (default: mini)")
+    train.add_argument("--resume", action="store_true", help="keep what is finished, go on from the last checkpoint")
+    train.add_argument("--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="of a recipe")
+    train.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/PRESET)")
+
+    evaluate = command("evaluate", _evaluate, "measure what a model can do, exactly")
+    evaluate.add_argument("what", nargs="?", choices=EXAMINATIONS, default="all", metavar="|".join(EXAMINATIONS))
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    evaluate.add_argument("--n", type=_number(int, 1, 10**6), help="scenes a category (default: 500)")
+    evaluate.add_argument("--seed", type=_number(int, 0, 2**63 - 1), help="of the scenes (default: 0)")
+    evaluate.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+
+    tour = command("tour", _tour, "see everything in a minute: writes one HTML page")
+    tour.add_argument("-o", "--output", type=Path, default=Path("out/tour.html"), metavar="FILE.html")
+    tour.add_argument("--picture", type=Path, metavar="FILE", help="your own PNG, JPEG or WebP for the second part")
+    return parser
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"minidream: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def _disk_error(error: Exception) -> str:
+    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number is None and "No space left" in str(error):
+        number = errno.ENOSPC
+    reason = os.strerror(number) if number else error
+    return f"{f'{file}: ' if file else ''}{reason}: {_MEND.get(number or 0, 'check the path and try again')}"
+
+
+def _is_disk_error(error: Exception) -> bool:
+    safetensors = sys.modules.get("safetensors")  # its error is not an OSError
+    return isinstance(error, OSError) or (safetensors is not None and isinstance(error, safetensors.SafetensorError))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (without the program's name; else `sys.argv`) and return the exit code: 0, 2 or 130."""
+    # Before torch is imported: idle threads must not spin when the cores are shared, and nothing asks the network.
+    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        options = _parser().parse_args(arguments)
+        with nullcontext() if options.run is _train else _stopping():  # training keeps its checkpoint itself
+            options.run(options)
+        return 0
+    except UserError as error:
+        return _fail(error, 2)
+    except (KeyboardInterrupt, _Stop) as interrupt:
+        return _fail(f"interrupted{f': {interrupt}' if interrupt.args else ''}", 130)
+    except Exception as error:
+        if not _is_disk_error(error):
+            raise
+        return _fail(_disk_error(error), 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""`Document`: an ordered list of texts and pictures. Everything in minidream takes documents and gives documents.
+
+A document saves itself to Markdown with PNGs beside it, to one self-contained HTML file and to MMC4 JSON, and reads
+the same back. A file is written whole or not at all. Taught in notebook 01.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from PIL import Image
+
+from minidream.errors import UserError
+from minidream.pictures import fit_picture, load_picture, png_bytes, to_rgb, write_atomically, write_files
+
+__all__ = ["PICTURE", "Document", "check_suffix", "fit_picture", "load_picture", "png_bytes", "write_atomically"]
+
+PICTURE = "<picture>"  # stands for a picture where a document is shown as text
+DOCUMENT_SUFFIXES = (".html", ".md", ".json")  # what `save` writes
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
+_APART = "<!-- -->"  # keeps two texts in a row apart in Markdown
+Part = str | Image.Image
+
+
+def _data_url(picture: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode()
+
+
+def _picture_at(source: str, folder: Path) -> Image.Image:
+    """The picture of a data URL, or of a file named relative to `folder`."""
+    if found := _DATA_URL.match(source):
+        return load_picture(io.BytesIO(base64.b64decode(source[found.end() :])))
+    if "://" in source:
+        raise UserError(f"the document shows {source} from the web: save the picture beside the document and name it")
+    return load_picture(folder / unquote(source))
+
+
+class Document:
+    """An ordered list of `parts`, each a `str` or a `PIL.Image.Image`. Raises `UserError` for any other part."""
+
+    def __init__(self, parts: Iterable[Part] | Part = ()) -> None:
+        self.parts: list[Part] = []
+        for part in [parts] if isinstance(parts, str | Image.Image) else parts:
+            self.append(part)
+
+    @classmethod
+    def from_text(cls, text: str, pictures: Iterable[Image.Image] = ()) -> Document:
+        """Split a text at each "<picture>" and put the pictures there. Raises `UserError` if their numbers differ."""
+        given, texts = list(pictures), text.split(PICTURE)
+        if len(texts) - 1 != len(given):
+            raise UserError(f"the text has {len(texts) - 1} {PICTURE}, but {len(given)} pictures are given: match them")
+        parts: list[Part] = [texts[0]]
+        for picture, words in zip(given, texts[1:]):
+            parts += [picture, words]
+        return cls(part for part in parts if part != "")
+
+    def append(self, part: Part) -> None:
+        if not isinstance(part, str | Image.Image):
+            raise UserError(f"a document holds texts and pictures, not {type(part).__name__}: leave it out")
+        self.parts.append(part)
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Document(self.parts[index]) if isinstance(index, slice) else self.parts[index]
+
+    def __add__(self, other: Document) -> Document:
+        return Document([*self.parts, *other.parts])
+
+    def __eq__(self, other: object) -> bool:
+        """Equal texts, and pictures with equal pixels, in the same order."""
+        return isinstance(other, Document) and [_key(part) for part in self] == [_key(part) for part in other]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Document({self.text!r})"
+
+    @property
+    def texts(self) -> list[str]:
+        return [part for part in self.parts if isinstance(part, str)]
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        return [part for part in self.parts if isinstance(part, Image.Image)]
+
+    @property
+    def text(self) -> str:
+        """All of it as text, with "<picture>" where a picture stands."""
+        return " ".join(part.strip() if isinstance(part, str) else PICTURE for part in self.parts)
+
+    def _repr_html_(self) -> str:
+        shown, before = [], ""
+        for part in self.parts:
+            if isinstance(part, str):
+                before = part.strip()
+                shown.append(f'<p style="white-space:pre-wrap">{html.escape(part)}</p>')
+                continue
+            alt = html.escape(f"A picture, after the words: {before}" if before else "A picture, before any words")
+            width = min(4 * part.width, 512)
+            style = "display:block;max-width:100%;image-rendering:pixelated"
+            shown.append(f'<img alt="{alt}" width="{width}" style="{style}" src="{_data_url(part)}">')
+        style = "background:#fff;color:#222;padding:1em;max-width:40em;font-family:sans-serif"
+        return f'<article style="{style}">\n' + "\n".join(shown) + "\n</article>"
+
+    def to_html(self, title: str = "A document") -> str:
+        """One self-contained HTML page."""
+        head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
+        return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{self._repr_html_()}\n</body></html>\n'
+
+    def to_mmc4(self) -> dict[str, Any]:
+        """An MMC4 record: sentences, and pictures (as data URLs in `raw_url`), each matched to the sentence before it
+        (-1: before the first, our one addition to the format)."""
+        texts: list[str] = []
+        images: list[dict[str, Any]] = []
+        for part in self.parts:
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            image = {"image_name": f"{len(images)}.png", "raw_url": _data_url(part)}
+            images.append({**image, "matched_text_index": len(texts) - 1, "matched_sim": 1.0})
+        matches = [[float(image["matched_text_index"] == index) for index in range(len(texts))] for image in images]
+        record = {"url": "", "text_list": texts, "image_info": images, "similarity_matrix": matches}
+        return {**record, "could_have_url_duplicate": 0}
+
+    @classmethod
+    def from_mmc4(cls, record: dict[str, Any], folder: Path = Path()) -> Document:
+        """Read an MMC4 record: each picture after the sentence it is matched to.
+
+        Pictures are data URLs in `raw_url`, or files named `image_name` in `folder`. Raises `UserError` for a record
+        without the fields, or a picture that is missing.
+        """
+        try:
+            texts = record["text_list"]
+            if not isinstance(texts, list):
+                raise TypeError("text_list is no list")
+            places: list[list[Part]] = [[], *([text] for text in texts)]
+            for info in record["image_info"]:
+                url, index = str(info.get("raw_url", "")), int(info["matched_text_index"])
+                if not -1 <= index < len(texts):
+                    raise UserError(f"a picture is matched to sentence {index}, not there: mend matched_text_index")
+                places[index + 1].append(_picture_at(url if _DATA_URL.match(url) else info["image_name"], folder))
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            wanted = "text_list and image_info with image_name and matched_text_index"
+            raise UserError(f"this is no MMC4 record, which has {wanted}: mend it ({error!r})") from None
+        return cls(part for parts in places for part in parts)
+
+    def to_markdown(self, stem: str) -> tuple[str, dict[str, bytes]]:
+        """Markdown, and the PNG files that it shows by name: `STEM-1.png` ..."""
+        blocks: list[str] = []
+        files: dict[str, bytes] = {}
+        for part, before in zip(self.parts, [None, *self.parts]):
+            if isinstance(part, str):
+                blocks += [_APART] if isinstance(before, str) else []
+                blocks.append(re.sub(r"([!<])(\\*)(\[|!--)", r"\1\\\2\3", part))
+            else:
+                files[f"{stem}-{len(files) + 1}.png"] = png_bytes(part)
+                blocks.append(f"![picture {len(files)}]({quote(list(files)[-1])})")
+        return "\n\n".join(blocks) + "\n", files
+
+    @classmethod
+    def from_markdown(cls, content: str, folder: Path = Path()) -> Document:
+        """Read Markdown: a picture at each `![alt](file)`, all between two pictures as one text. Blank lines at a
+        text's ends are dropped. Raises `UserError` for a picture that is missing."""
+        document = cls()
+        pieces = re.split(rf"{_APART}|!\[[^\]]*\]\(\s*(\S+?)(?:\s+\"[^\"]*\")?\s*\)", content)  # text, file, text ...
+        for text, picture in zip(pieces[::2], [*pieces[1::2], None]):
+            if words := text.replace("\r\n", "\n").strip("\n"):
+                document.append(re.sub(r"([!<])\\(\\*)(\[|!--)", r"\1\2\3", words))
+            if picture:
+                document.append(_picture_at(picture, folder))
+        return document
+
+    def save(self, path: str | Path) -> Path:
+        """Write the document by the path's suffix: .html, .json (MMC4) or .md (PNGs beside it). Returns the path.
+        Raises `UserError` for another suffix, OSError if it cannot be written; then nothing is."""
+        path = Path(path)
+        check_suffix(path)
+        if path.suffix == ".md":
+            content, pictures = self.to_markdown(path.stem)
+            files = {path.with_name(name): data for name, data in pictures.items()}
+        else:
+            files = {}
+            content = self.to_html(path.stem) if path.suffix == ".html" else json.dumps(self.to_mmc4(), indent=1)
+        write_files({**files, path: content.encode()})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Document:
+        """Read what `save` wrote, an MMC4 record (.json, or the first line of .jsonl), or a picture file as a document
+        of one picture. Raises `UserError`."""
+        path = Path(path)
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            return cls([load_picture(path)])
+        if path.suffix not in (*DOCUMENT_SUFFIXES, ".jsonl"):
+            raise UserError(f"{path} is no document (.html, .md, .json, .jsonl) and no picture (.png, .jpg, .webp)")
+        try:
+            content = path.read_bytes().decode()
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist: check the path") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read as text: save it as UTF-8 ({error})") from None
+        if path.suffix == ".md":
+            return cls.from_markdown(content, path.parent)
+        if path.suffix == ".html":
+            return _Page(content, path).document
+        try:
+            record = json.loads(content.split("\n", 1)[0] if path.suffix == ".jsonl" else content)
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: mend it ({error})") from None
+        return cls.from_mmc4(record, path.parent)
+
+
+class _Page(HTMLParser):
+    """The `document` of an HTML page: its <p> and <img>."""
+
+    def __init__(self, content: str, path: Path) -> None:
+        super().__init__()
+        self.document, self._folder = Document(), path.parent
+        self._words: str | None = None  # of the <p> that is open
+        self.feed(content)
+        self.close()
+        if not len(self.document):
+            raise UserError(f"{path} holds neither <p> nor <img>: is it a page that minidream saved?")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "p":
+            self._words = ""
+        elif tag == "img":
+            self.document.append(_picture_at(dict(attrs).get("src") or "", self._folder))
+
+    def handle_data(self, data: str) -> None:
+        self._words = None if self._words is None else self._words + data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "p" and self._words is not None:
+            self.document.append(self._words)
+            self._words = None
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `UserError` if a document cannot be saved at `path`."""
+    if path.suffix not in DOCUMENT_SUFFIXES:
+        raise UserError(f"{path} has no suffix that a document is saved by: name it .html, .md or .json")
+
+
+def _key(part: Part) -> object:
+    return part if isinstance(part, str) else (part.size, to_rgb(part).tobytes())

@@ -1,0 +1,5 @@
+"""The one exception for a user's mistake: its message is a single line that says what is wrong and how to mend it."""
+
+
+class UserError(ValueError):
+    """Raised for bad input. The command line prints the message and exits with code 2, without a traceback."""

@@ -1,0 +1,202 @@
+"""Every figure of the README's table, measured: `evaluate` examines a pipeline, `table` shows what it found.
+
+| part          | what                                                                              |
+|---------------|-----------------------------------------------------------------------------------|
+| creation      | GenEval's six categories, seen and held out, beside the teacher; FID, CLIP score  |
+| comprehension | captions by exact scene, questions by type, POPE                                  |
+| interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names    |
+
+All of it is drawn from `random.Random("evaluation-...")`, which training never uses. Taught in notebook 09.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minidream.errors import UserError
+from minidream.pictures import write_atomically
+
+if TYPE_CHECKING:
+    from minidream.evaluation.candidate import Candidate
+
+PARTS = ("creation", "comprehension", "interleaved")
+# What the shipped `mini` weights must reach, by the beginning of a figure's path; the longest that fits counts.
+ASKED: dict[tuple[str, ...], float] = {
+    ("creation", "seen"): 0.95,
+    ("creation", "held_out"): 0.85,
+    ("comprehension", "caption", "seen"): 0.95,
+    ("comprehension", "caption", "held_out"): 0.85,
+    ("comprehension", "vqa", "seen"): 0.97,
+    ("comprehension", "vqa", "held_out"): 0.90,
+    ("comprehension", "pope"): 0.98,
+    ("interleaved", "placement"): 0.99,
+    ("interleaved", "pictures"): 0.90,
+    ("interleaved", "picture_only_facts"): 0.90,
+    ("interleaved", "edits"): 0.90,
+    ("interleaved", "made_up_names"): 0.80,
+}
+
+
+def evaluate(
+    what: str = "all",
+    n: int = 500,
+    seed: int = 0,
+    weights: Path | None = None,
+    *,
+    partial: Path | None = None,
+    guidance: float = 3.0,
+    steps: int = 20,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Examine the weights in the folder `weights` (the shipped ones if None) on `n` fresh scenes a category.
+
+    `weights` is what `minidream train all --out` filled, its folder `minidream`, or any folder of `save_pretrained`.
+    `what` is "creation", "comprehension", "interleaved" or "all". The result is `{"settings", "creation",
+    "comprehension", "interleaved"}`, each figure a `{"mean", "low", "high", "n"}` with its 95 % interval, or None where
+    it could not be measured. Finished sections are kept in the file `partial`, and an evaluation with the same settings
+    goes on after them; the file is removed at the end. `device`: cuda where there is one, if not given.
+
+    Raises `UserError` for an unknown `what`, `n` < 1, weights that are not there, or a `partial` of other settings.
+    """
+    if what not in (*PARTS, "all"):
+        raise UserError(f"cannot evaluate {what!r}: choose one of {', '.join(PARTS)} or all")
+    if n < 1:
+        raise UserError(f"--n {n}: give the number of scenes for each category, at least 1")
+    import torch
+
+    from minidream.evaluation.candidate import PipelineCandidate, digest
+    from minidream.pipeline import MiniDreamPipeline
+
+    # What `minidream train all` filled holds the model in `minidream`, beside the parts it was made of.
+    inside = weights is not None and (Path(weights) / "minidream").is_dir()
+    pipe = MiniDreamPipeline.from_pretrained(Path(weights) / "minidream" if weights and inside else weights)
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = {"what": what, "n": n, "seed": seed, "guidance": guidance, "steps": steps, "weights": digest(pipe.model)}
+    candidate = PipelineCandidate(pipe, guidance, steps)
+    parts = {part: _folder(weights, part) for part in ("clip", "stable-diffusion")}
+    return examine(candidate, settings, parts["clip"], parts["stable-diffusion"], partial)
+
+
+def examine(
+    candidate: Candidate,
+    settings: dict[str, Any],
+    clip: Path | None = None,
+    stable_diffusion: Path | None = None,
+    partial: Path | None = None,
+) -> dict[str, Any]:
+    """`evaluate` for any candidate. `settings`: what, n, seed, guidance, steps, weights; without the folders `clip` and
+    `stable_diffusion`, FID, CLIP score and the teacher are None."""
+    began, done = time.perf_counter(), _begin(partial, settings)
+    before = done["seconds"]
+    for name, section in _sections(candidate, settings, clip, stable_diffusion):
+        if name in done["sections"]:
+            continue
+        print(f"evaluate: {name} ...", file=sys.stderr)
+        done["sections"][name] = section()
+        done["seconds"] = round(before + time.perf_counter() - began, 1)
+        if partial is not None:
+            write_atomically(partial, json.dumps(done).encode())
+    result: dict[str, Any] = {"settings": settings | {"seconds": done["seconds"]}}
+    for name, found in done["sections"].items():
+        part = result.setdefault(name.split("/")[0], {})
+        for key, value in found.items():
+            part[key] = part[key] | value if key == "held_out" and key in part else value
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    return result
+
+
+def _sections(
+    candidate: Candidate, settings: dict[str, Any], clip: Path | None, stable_diffusion: Path | None
+) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """What to examine, in order: names and what measures them, each to be kept when it is finished."""
+    from minidream.evaluation import comprehension, creation, interleaved
+
+    n, seed = settings["n"], settings["seed"]
+    sections: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        ("creation/seen", lambda: creation.seen(candidate, n, seed, clip)),
+        ("creation/held_out", lambda: creation.held_out(candidate, n, seed)),
+        (
+            "creation/teacher",
+            lambda: creation.teacher(stable_diffusion, n, seed, settings["guidance"], settings["steps"]),
+        ),
+        ("comprehension/caption", lambda: comprehension.caption(candidate, n, seed)),
+        ("comprehension/vqa", lambda: comprehension.vqa(candidate, n, seed)),
+        ("comprehension/pope", lambda: comprehension.pope(candidate, n, seed)),
+        ("interleaved/placement", lambda: interleaved.placement(candidate, n, seed)),
+        ("interleaved/pictures", lambda: interleaved.pictures(candidate, n, seed)),
+        ("interleaved/picture_only_facts", lambda: interleaved.picture_only_facts(candidate, n, seed)),
+        ("interleaved/edits", lambda: interleaved.edits(candidate, n, seed)),
+        ("interleaved/made_up_names", lambda: interleaved.made_up_names(candidate, n, seed)),
+    ]
+    return [section for section in sections if settings["what"] in ("all", section[0].split("/")[0])]
+
+
+def _begin(partial: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted evaluation left, or an empty record."""
+    if partial is None or not partial.is_file():
+        return {"settings": settings, "seconds": 0.0, "sections": {}}
+    try:
+        done = json.loads(partial.read_text())
+        left, _ = done["settings"], (done["seconds"], done["sections"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{partial} is not what an interrupted evaluation leaves: remove it and start again") from None
+    differs = [f"{key} {left.get(key)}, not {value}" for key, value in settings.items() if left.get(key) != value]
+    if differs:
+        raise UserError(
+            f"{partial} is left of an evaluation with {'; '.join(differs)}: give the same options, or remove it"
+        )
+    return dict(done)
+
+
+def _folder(weights: Path | None, part: str) -> Path | None:
+    """The folder of a frozen part (`clip`, `stable-diffusion`) beside or in the weights; None where there is none."""
+    from minidream.weights import find_weights, verify_manifest
+
+    if weights is None:
+        return find_weights(part)
+    for folder in (Path(weights) / part, Path(weights).parent / part):
+        if folder.is_dir():
+            verify_manifest(folder)
+            return folder
+    return None
+
+
+def figures(result: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict | None]]:
+    """All (path, leaf) of a result, in order; a leaf is None where it was not measured."""
+    for key, value in result.items():
+        if path == () and key == "settings":
+            continue
+        if isinstance(value, dict) and "mean" not in value:
+            yield from figures(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def asked(path: tuple[str, ...]) -> float | None:
+    """What the figure at `path` must reach; None where nothing is asked."""
+    fitting = [start for start in ASKED if path[: len(start)] == start]
+    return ASKED[max(fitting, key=len)] if fitting else None
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for the terminal: one line a figure with its interval, what is asked, and whether it is reached."""
+    rows = [("figure", "mean", "95 % interval", "n", "asked", "")]
+    for path, found in figures(result):
+        least = asked(path)
+        name, wanted = " / ".join(path).replace("_", " "), "" if least is None else f">= {least:.2f}"
+        if found is None:
+            rows.append((name, "not measured", "", "", wanted, ""))
+            continue
+        verdict = "" if least is None else "reached" if found["mean"] >= least else "short"
+        interval = f"{found['low']:.3f} - {found['high']:.3f}"
+        rows.append((name, f"{found['mean']:.3f}", interval, str(found["n"]), wanted, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]
+    settings = "  ".join(f"{key} {str(value)[:12]}" for key, value in result["settings"].items())
+    return "\n".join([*(line.rstrip() for line in lines), "", settings])

@@ -1,0 +1,152 @@
+"""What is examined: a pipeline seen as a candidate that draws, tells, answers and goes on with documents, in batches.
+
+The five methods of `Candidate` are all that the examinations know of a model; tests put a candidate in its place that
+knows the truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from minidream.documents import Document
+from minidream.errors import UserError
+from minidream.generation import End, TextPiece, to_image
+from minidream.pictures import fit_picture
+from minidream.processing import caption_prompt, visual_question
+from minidream.world.read import read_batch
+from minidream.world.scene import SIDE, Scene
+
+BATCH = 64  # pictures or documents at once: enough to fill a core, small enough for a laptop
+
+
+class Candidate(Protocol):
+    """What an examination asks of whoever takes it."""
+
+    def draw(self, captions: list[str], seed: int) -> list[Image.Image]:
+        """A picture for each caption, from noise that `seed` and its index decide."""
+
+    def caption(self, pictures: list[Image.Image]) -> list[str]:
+        """A caption for each picture."""
+
+    def ask(self, pictures: list[Image.Image], questions: list[str]) -> list[str]:
+        """An answer for each picture and its question."""
+
+    def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
+        """The picture that comes next in each document. `given`: how many leading parts are the reader's; later
+        pictures are the candidate's own."""
+
+    def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
+        """For each finished document, whether the candidate would begin a picture exactly where one stands."""
+
+
+def dice(seed: int, *names: str) -> random.Random:
+    """The random numbers of one part of an examination. No name begins as training's do, so no draw is shared."""
+    return random.Random("-".join(("evaluation", str(seed), *names)))
+
+
+def batches(items: Any, size: int = BATCH) -> Iterator[Any]:
+    """`items` in runs of `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def look(pictures: Sequence[Image.Image]) -> list[Scene | None]:
+    """The scenes that pictures of any size show, by the exact reader; None where it cannot read one."""
+    if not pictures:
+        return []
+    return read_batch(np.stack([np.asarray(fit_picture(picture, SIDE)) for picture in pictures]))
+
+
+class PipelineCandidate:
+    """A `MiniDreamPipeline` as a candidate, with `guidance` and `steps` for all it draws."""
+
+    def __init__(self, pipe: Any, guidance: float = 3.0, steps: int = 20) -> None:
+        self.pipe, self.guidance, self.steps = pipe, guidance, steps
+
+    def draw(self, captions: list[str], seed: int) -> list[Image.Image]:
+        drawn: list[Image.Image] = []
+        for some in batches(captions):
+            seeds = [seed + len(drawn) + i for i in range(len(some))]
+            drawn += self.pipe.draw(list(some), guidance=self.guidance, steps=self.steps, seed=seeds)
+        return drawn
+
+    def caption(self, pictures: list[Image.Image]) -> list[str]:
+        return self._say([caption_prompt(picture) for picture in pictures], max_tokens=120)
+
+    def ask(self, pictures: list[Image.Image], questions: list[str]) -> list[str]:
+        pairs = zip(pictures, questions, strict=True)
+        return self._say([visual_question(Document([picture]), text) for picture, text in pairs], max_tokens=16)
+
+    def _say(self, prompts: list[Document], max_tokens: int) -> list[str]:
+        """The likeliest text after each prompt, as `pipe.caption` and `pipe.ask` give it. They make the best of an
+        interruption and return what they have; here it must end the examination, or empty answers would be graded."""
+        said: list[str] = []
+        for some in batches(prompts):
+            texts = [""] * len(some)
+            for event in self.pipe.stream(some, max_pictures=0, max_tokens=max_tokens):
+                if isinstance(event, TextPiece):
+                    texts[event.document] += event.text
+                elif isinstance(event, End) and event.reason == "interrupted":
+                    raise KeyboardInterrupt
+            said += [text.strip() for text in texts]
+        return said
+
+    @torch.no_grad()
+    def _read(self, documents: list[Document], given: list[int], finished: bool) -> tuple[Any, Any]:
+        """(batch, the model's output) for interleaved documents, all positions in one pass."""
+        model = self.pipe.model
+        batch = self.pipe.processor(documents, mode="interleaved", prompt_parts=given, add_eos=finished)
+        batch = batch.to(model.device)
+        expected = sum(len(part.pictures) for part in (doc[start:] for doc, start in zip(documents, given)))
+        if len(batch.dreamed) != expected:
+            raise UserError(f"a story has more tokens than these weights read ({self.pipe.processor.max_length})")
+        features = model.encode_pictures(batch.pictures[batch.seen]) if len(batch.seen) else None
+        return batch, model(**batch.model_inputs(), image_features=features)
+
+    @torch.no_grad()
+    def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
+        drawn: list[Image.Image] = []
+        decoder, side = self.pipe.model.decoder, self.pipe.processor.image_size
+        for some in batches(list(zip(documents, given, strict=True))):
+            # The next picture's dream block comes before its image block, so any picture can stand for it: causality
+            # (property 4) hides it from its own queries.
+            blank = Image.new("RGB", (side, side))
+            begun = [document + Document([blank]) for document, _ in some]
+            starts = [start for _, start in some]
+            _, out = self._read(begun, starts, finished=False)
+            counts = [len(document[start:].pictures) for document, start in zip(begun, starts)]
+            condition = out.conditions[torch.tensor(counts).cumsum(0) - 1]  # (B, Q, D): each document's last block
+            latents = decoder.sample(
+                condition,
+                self.pipe.model.null_condition(),
+                guidance=self.guidance,
+                steps=self.steps,
+                generators=[torch.Generator().manual_seed(seed + len(drawn) + i) for i in range(len(some))],
+            )
+            drawn += [to_image(pixels) for pixels in decoder.decode(latents)]
+        return drawn
+
+    def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
+        placed: list[bool] = []
+        for some in batches(list(zip(documents, given, strict=True))):
+            batch, out = self._read([document for document, _ in some], [start for _, start in some], finished=True)
+            dream = self.pipe.processor.tokenizer.convert_tokens_to_ids("<dream>")
+            said, due = out.logits[:, :-1].argmax(-1), batch.labels[:, 1:]  # (B, L - 1)
+            wrong = ((said == dream) != (due == dream)) & (due != -100)
+            placed += (~wrong.any(1)).tolist()
+        return placed
+
+
+def digest(module: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of all parameters and buffers: which weights these are, wherever they lie."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,160 @@
+"""Does the picture show what was asked? GenEval's six categories by the exact reader, FID and CLIP score beside them.
+
+The teacher is plain diffusers' `StableDiffusionPipeline` with the text encoder that MiniDream leaves out: the ceiling
+of what the frozen decoder can draw. Taught in notebook 09.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from minidream.errors import UserError
+from minidream.evaluation.candidate import Candidate, batches, dice, look
+from minidream.evaluation.statistics import GROUPS, Leaf, bootstrap, jackknife, proportion
+from minidream.world.draw import draw_batch
+from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
+
+Draw = Callable[[list[str], int], list[Image.Image]]
+Trial = tuple[str, Constraint]
+
+
+def trials(n: int, seed: int, held_out: bool) -> list[Trial]:
+    """`n` prompts of each category, category by category, with what their pictures must show."""
+    made = []
+    for category in CATEGORIES:
+        rng = dice(seed, "creation", category, "held-out" if held_out else "seen")
+        made += [creation_prompt(category, rng, held_out) for _ in range(n)]
+    return made
+
+
+def grade(draw: Draw, asked: list[Trial], seed: int) -> tuple[dict[str, Leaf], list[Image.Image]]:
+    """The share of right pictures for each category and `overall`, and the pictures."""
+    pictures = draw([prompt for prompt, _ in asked], seed)
+    right: dict[str, list[bool]] = {category: [] for category in CATEGORIES}
+    for (_, constraint), shown in zip(asked, look(pictures), strict=True):
+        right[constraint.category].append(constraint.satisfied(shown))
+    shares = {category: proportion(passed) for category, passed in right.items()}
+    return shares | {"overall": proportion([passed for some in right.values() for passed in some])}, pictures
+
+
+def seen(candidate: Candidate, n: int, seed: int, clip: Path | None) -> dict[str, Any]:
+    """Prompts like training's: `{"seen": categories, "fid", "clip_score"}`; null where what it takes is missing."""
+    asked = trials(n, seed, held_out=False)
+    shares, pictures = grade(candidate.draw, asked, _noise(seed, "seen"))
+    return {"seen": shares} | quality(clip, pictures, asked)
+
+
+def held_out(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """Prompts about pairs and relations that training never shows: `{"held_out": categories}`."""
+    return {"held_out": grade(candidate.draw, trials(n, seed, held_out=True), _noise(seed, "held-out"))[0]}
+
+
+def teacher(folder: Path | None, n: int, seed: int, guidance: float, steps: int) -> dict[str, Any]:
+    """The same prompts through `StableDiffusionPipeline`: its categories, and under `held_out` those of that half."""
+    if folder is None:
+        return {"teacher": None}
+    draw = stable_diffusion(folder, guidance, steps)
+    shares, unseen = (
+        grade(draw, trials(n, seed, part), _noise(seed, "held-out" if part else "seen"))[0] for part in (False, True)
+    )
+    return {"teacher": {**shares, "held_out": unseen}}
+
+
+def _noise(seed: int, part: str) -> int:
+    return dice(seed, "creation", part, "noise").randrange(2**31)
+
+
+def stable_diffusion(folder: Path, guidance: float, steps: int) -> Draw:
+    """Draw through plain diffusers, by the pipeline's own call, one generator a picture."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def draw(captions: list[str], seed: int) -> list[Image.Image]:
+        drawn: list[Image.Image] = []
+        for some in batches(captions):
+            generators = [torch.Generator().manual_seed(seed + len(drawn) + i) for i in range(len(some))]
+            made = pipe(
+                list(some),
+                guidance_scale=guidance,
+                num_inference_steps=steps,
+                generator=generators,
+                output_type="np",
+            ).images  # (B, H, W, 3) in [0, 1]
+            drawn += [Image.fromarray(pixels) for pixels in (made * 255 + 0.5).astype(np.uint8)]
+        return drawn
+
+    return draw
+
+
+class ClipFeatures(nn.Module):
+    """Our CLIP's picture embeddings as a feature network: uint8 (B, 3, H, W) -> (B, num_features)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from transformers import CLIPModel, PreTrainedTokenizerFast
+
+        self.clip: Any = CLIPModel.from_pretrained(folder).float().eval()
+        self.tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+        self.num_features: int = self.clip.config.projection_dim
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        pixels = pictures.float() / 127.5 - 1
+        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
+
+    @torch.no_grad()
+    def texts(self, captions: list[str]) -> Tensor:
+        """Captions -> (B, num_features), padded and cut as in training."""
+        length = self.clip.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        text = self.clip.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        return self.clip.text_projection(text.pooler_output)
+
+
+def quality(folder: Path | None, pictures: list[Image.Image], asked: list[Trial]) -> dict[str, Leaf | None]:
+    """FID to the true pictures of the same prompts, and CLIP score: 100 times the cosine of caption and picture."""
+    if folder is None:
+        return {"fid": None, "clip_score": None}
+    clip = ClipFeatures(folder)
+    side = clip.clip.config.vision_config.image_size
+    arrays = np.stack([np.asarray(picture.resize((side, side))) for picture in pictures])
+    truth = draw_batch([constraint.scene for _, constraint in asked])
+    if truth.shape != arrays.shape:
+        truth = np.stack([np.asarray(Image.fromarray(pixels).resize((side, side))) for pixels in truth])
+    made, real = (
+        torch.cat([clip(torch.from_numpy(some).permute(0, 3, 1, 2)) for some in batches(part, 256)])
+        for part in (arrays, truth)
+    )
+    texts = torch.cat([clip.texts([prompt for prompt, _ in some]) for some in batches(asked, 256)])
+    agreement = 100 * torch.cosine_similarity(made, texts).clamp(min=0)
+    try:
+        fid = jackknife(len(made), lambda index: frechet(real[index], made[index])) if len(made) >= 2 * GROUPS else None
+    except UserError as missing:
+        print(f"minidream: FID is not measured: {missing}", file=sys.stderr)
+        fid = None
+    return {"fid": fid, "clip_score": bootstrap(agreement.double().numpy())}
+
+
+def frechet(real: Tensor, made: Tensor) -> float:
+    """FID between features (N, D), by torchmetrics. Raises `UserError` where torchmetrics is not installed."""
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+    except ImportError:
+        raise UserError("FID needs torchmetrics: install it with `pip install -e .[dev]`") from None
+    given = nn.Identity()
+    given.num_features = real.shape[1]  # type: ignore[assignment]
+    metric = FrechetInceptionDistance(feature=given)
+    metric.update(real, real=True)
+    metric.update(made, real=False)
+    return float(metric.compute())

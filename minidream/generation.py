@@ -1,0 +1,251 @@
+"""The interleaved loop: in one stream the model writes, decides where a picture belongs, draws it and looks at it.
+
+    write    decode text with a KV cache until the model itself emits <dream>, or ends with </s>
+    dream    append the dream block (never sampled); its hidden states are the condition (Eq. 3)
+    draw     the frozen decoder makes a picture of it, guided away from the null condition
+    look     the vision encoder reads that very picture, the image block is appended; then write on
+
+Several documents go in lock-step: each writes until it wants a picture or ends, then all pictures are drawn as one
+batch. Every document has its own randomness, so a batch gives what its members give one by one. Taught in notebook 07.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import DynamicCache
+
+from minidream.documents import Document
+from minidream.errors import UserError
+from minidream.modeling.minidream import MiniDream
+from minidream.processing import Batch, MiniDreamProcessor
+from minidream.sampling import SamplingOptions, nucleus, sample_latents, watch
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Some more text; `document` is the document's index in the batch, here and below."""
+
+    document: int
+    text: str
+
+
+@dataclass(frozen=True)
+class PictureComing:
+    """The model has emitted <dream>: a picture is being drawn."""
+
+    document: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The picture as foreseen after denoising step `step` (from 1)."""
+
+    document: int
+    step: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The finished picture, as the model sees it from now on."""
+
+    document: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class End:
+    """`reason`: "eos" (the model ended it), "tokens", "pictures", "context" (a limit), or "interrupted"."""
+
+    document: int
+    reason: str
+
+
+Event = TextPiece | PictureComing | Preview | Picture | End
+
+
+@dataclass(eq=False)
+class _Writer:
+    """What one document has written so far."""
+
+    index: int
+    used: int  # places of the context that are taken
+    words: torch.Generator  # two sources, so that a picture's noise does not depend on how many words came before
+    noise: torch.Generator
+    state: str = "writing"  # or "dreaming", or "ended"
+    tokens: int = 0
+    pictures: int = 0
+    text: list[int] = field(default_factory=list)  # ids since the last picture
+    shown: int = 0  # how many of their letters have been handed out
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """A uint8 tensor (3, H, W) as picture."""
+    return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+
+
+def stream(
+    model: MiniDream,
+    processor: MiniDreamProcessor,
+    documents: Sequence[Document],
+    options: SamplingOptions | None = None,
+) -> Iterator[Event]:
+    """Continue documents; the iterator gives events as they happen and may be closed at any time.
+
+    A KeyboardInterrupt while it works ends every open document with `End(reason="interrupted")`. Raises `UserError`, at
+    once, for an empty document, one longer than the context, or more pictures than the context holds.
+    """
+    return InterleavedGenerator(model, processor, documents, options or SamplingOptions()).run()
+
+
+class InterleavedGenerator:
+    """The state of a batch being continued: one KV cache for all, one `_Writer` each. `run` is the loop."""
+
+    def __init__(
+        self, model: MiniDream, processor: MiniDreamProcessor, documents: Sequence[Document], options: SamplingOptions
+    ) -> None:
+        self.model, self.processor, self.options = model, processor, options
+        if not documents:
+            raise UserError("there is no document to go on from: give at least one")
+        for document in documents:
+            if not document.pictures and not document.text.strip():
+                raise UserError("the prompt is empty: give a text or a picture to go on from")
+        options.check(model)
+        self.picture_length = processor.dream_block_length + processor.image_block_length
+        if options.max_pictures * self.picture_length >= processor.max_length:
+            most = (processor.max_length - 1) // self.picture_length
+            raise UserError(
+                f"max_pictures {options.max_pictures}: the context holds at most {most} pictures, ask for fewer"
+            )
+        self.prompt = processor(documents, "interleaved", padding_side="left", generation_prompt=True)
+        lengths = self.prompt.attention_mask.sum(-1).tolist()
+        count = len(documents)
+        sources = zip(lengths, options.generators(count), options.generators(count))
+        self.writers = [_Writer(index, *source) for index, source in enumerate(sources)]
+        self.cache = DynamicCache(config=model.llm.config)
+        self.mask = torch.zeros(count, 0, dtype=torch.long, device=model.device)
+
+    @torch.no_grad()  # as decorator: torch then restores the caller's own setting at every yield
+    def run(self) -> Iterator[Event]:
+        """The loop's events, with an end for every document."""
+        try:
+            yield from self._loop()
+        except KeyboardInterrupt:
+            yield from (End(writer.index, "interrupted") for writer in self.writers if writer.state != "ended")
+
+    def _loop(self) -> Iterator[Event]:
+        """Write, dream, draw, look; until every document has ended."""
+        given = self.prompt.pictures[self.prompt.seen].to(self.model.device)
+        hidden = self._read(self.prompt, self.model.encode_pictures(given) if len(given) else None)
+        while True:
+            while any(writer.state == "writing" for writer in self.writers):
+                ids = self._next_tokens(hidden[:, -1])
+                for writer in self.writers:
+                    if writer.state == "writing":
+                        yield from self._write(writer, ids[writer.index])
+                written = [i if writer.state == "writing" else None for writer, i in zip(self.writers, ids)]
+                if any(token is not None for token in written):
+                    hidden = self._read(self.processor.continuation(written))
+
+            dreaming = [writer for writer in self.writers if writer.state == "dreaming"]
+            if not dreaming:
+                return
+            yield from (PictureComing(writer.index) for writer in dreaming)
+            block = self._blocks("dream", dreaming).to(self.model.device)
+            condition = self.model.conditions(self._read(block), block.query_mask)  # (M, Q, D), Eq. 3
+            latents = yield from self._draw(condition, dreaming)
+            pictures = self.model.decoder.decode(latents)  # (M, 3, H, W) uint8
+            for writer, picture in zip(dreaming, pictures):
+                yield Picture(writer.index, to_image(picture))
+                writer.state, writer.text, writer.shown = "writing", [], 0
+            hidden = self._read(self._blocks("image", dreaming), self.model.encode_pictures(pictures))
+
+    def _blocks(self, kind: str, writers: list[_Writer]) -> Batch:
+        """A block for each of these writers, padding for the others."""
+        return self.processor.continuation([kind if writer in writers else None for writer in self.writers])
+
+    def _read(self, addition: Batch, image_features: Tensor | None = None) -> Tensor:
+        """Append to the stream and give the hidden states (B, l, H) of what was appended.
+
+        Additions are padded on the left: the last column is the newest of every document that has got something. The
+        mask remembers all gaps, and positions count real tokens only, so gaps change nothing.
+        """
+        addition = addition.to(self.model.device)
+        self.mask = torch.cat([self.mask, addition.attention_mask], dim=1)
+        embeddings = self.model.embed(addition.input_ids, addition.query_mask, addition.patch_mask, image_features)
+        return self.model.read(embeddings, self.mask, cache=self.cache).last_hidden_state
+
+    @cached_property
+    def _forbidden(self) -> list[int]:
+        """Tokens that are never written: the blocks' insides are appended, not chosen."""
+        processor = self.processor
+        special = {*processor.tokenizer.all_special_ids, processor.im_start, processor.im_patch, processor.im_end}
+        allowed = {processor.eos} | ({processor.dream} if self.options.max_pictures else set())
+        return sorted((special | {processor.dream, processor.dream_end, processor.pad, processor.bos}) - allowed)
+
+    def _next_tokens(self, hidden: Tensor) -> list[int]:
+        """Choose each document's next token by its last hidden state (B, H)."""
+        logits = self.model.llm.get_output_embeddings()(hidden).float()  # (B, V)
+        logits[:, self._forbidden] = -torch.inf
+        logits[:, len(self.processor.tokenizer) :] = -torch.inf  # embeddings are often padded to a round number
+        if self.options.temperature == 0:
+            return logits.argmax(-1).tolist()
+        logits = (logits / self.options.temperature).cpu()
+        return [
+            nucleus(row, self.options.top_p, writer.words) if writer.state == "writing" else self.processor.pad
+            for row, writer in zip(logits, self.writers)
+        ]
+
+    def _write(self, writer: _Writer, token: int) -> Iterator[Event]:
+        """Take a token: it is a word, or wants a picture, or ends the document; or a limit does."""
+        reason = None
+        if token == self.processor.eos:
+            reason = "eos"
+        elif token == self.processor.dream:
+            if writer.pictures == self.options.max_pictures:
+                reason = "pictures"
+            elif writer.used + self.picture_length >= self.processor.max_length:
+                reason = "context"
+            else:
+                writer.state = "dreaming"
+                writer.pictures += 1
+                writer.used += self.picture_length
+        else:
+            writer.text.append(token)
+            writer.tokens += 1
+            writer.used += 1
+            if writer.tokens == self.options.max_tokens:
+                reason = "tokens"
+            elif writer.used == self.processor.max_length:
+                reason = "context"
+        if reason:
+            writer.state = "ended"
+        text = self.processor.decode(writer.text)
+        # A letter outside ASCII is several byte tokens: wait until it is whole, unless nothing more comes.
+        if len(text) > writer.shown and (writer.state != "writing" or not text.endswith("\ufffd")):
+            yield TextPiece(writer.index, text[writer.shown :])
+            writer.shown = len(text)
+        if reason:
+            yield End(writer.index, reason)
+
+    def _draw(self, condition: Tensor, dreaming: list[_Writer]) -> Generator[Event, None, Tensor]:
+        """Sample latents (M, C, h, w) for conditions (M, Q, D), in one batch; returned after the previews, if any."""
+        sample = partial(sample_latents, self.model, condition, self.options, [writer.noise for writer in dreaming])
+        every = self.options.preview_every
+        if not every:
+            return sample()
+        watched = watch(lambda callback: sample(callback=callback))
+        while True:
+            try:
+                step, foreseen = next(watched)
+            except StopIteration as finished:
+                return finished.value
+            if (step + 1) % every == 0 and step + 1 < self.options.steps:
+                for writer, picture in zip(dreaming, self.model.decoder.decode(foreseen)):
+                    yield Preview(writer.index, step + 1, to_image(picture))

@@ -1,0 +1,37 @@
+"""Opening a part: safetensors only, no code from elsewhere, no progress bars, one clear line when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minidream.errors import UserError
+from minidream.weights import verify_manifest
+
+
+def load_part(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
+    """`kind.from_pretrained(source)` in float32, from a folder (verified by its manifest) or a name on the hub.
+
+    Raises `UserError` that names `what` and `source` if it cannot be read.
+    """
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    if Path(source).is_dir():
+        verify_manifest(Path(source))
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    if not hasattr(kind, "load_config") or hasattr(kind, "parameters"):  # a scheduler has no weights
+        options = {"use_safetensors": True, **options}
+        options["dtype"] = torch.float32
+    try:
+        return kind.from_pretrained(str(source), **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot open {what} at {source}: {reason}") from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+            diffusers_logging.enable_progress_bar()

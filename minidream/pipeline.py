@@ -1,0 +1,200 @@
+"""`MiniDreamPipeline`: model and processor behind five verbs: draw, ask, caption, complete (and its stream), condition.
+
+Every verb takes one thing or a list; a list is worked on as a batch and gives what its members give one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from minidream.documents import Document
+from minidream.errors import UserError
+from minidream.generation import End, Event, Picture, TextPiece, stream, to_image
+from minidream.modeling.minidream import MiniDream
+from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
+from minidream.sampling import SamplingOptions, sample_latents
+from minidream.weights import find_weights
+
+BATCH = 64  # documents worked on at once; more would only take more memory
+Prompt = str | Image.Image | Document
+
+
+class MiniDreamPipeline:
+    """What users hold in their hands. All sampling options are those of `SamplingOptions`; `UserError` for bad ones."""
+
+    def __init__(self, model: MiniDream, processor: MiniDreamProcessor) -> None:
+        if processor.num_dream_queries != model.config.num_dream_queries:
+            raise UserError(
+                f"the processor writes {processor.num_dream_queries} dream queries, "
+                f"the model has {model.config.num_dream_queries}: make both with the same number"
+            )
+        self.model, self.processor = model.eval(), processor
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None, device: str | torch.device = "cpu") -> MiniDreamPipeline:
+        """Open a folder made by `save_pretrained` (default: the shipped weights). Raises `UserError` if it is none."""
+        folder = find_weights("minidream") if path is None else Path(path)
+        return cls(MiniDream.from_pretrained(folder), MiniDreamProcessor.from_pretrained(folder)).to(device)
+
+    @classmethod
+    def from_components(
+        cls,
+        llm: Any,
+        vision: Any,
+        diffusion: Any,
+        num_dream_queries: int = 8,
+        max_length: int = 2048,
+        tokenizer: Any = None,
+    ) -> MiniDreamPipeline:
+        """Join checkpoints by name or folder (or modules): the queries and projectors are new and want training.
+
+        `max_length`: the context in tokens, at most what the language model has positions for.
+        """
+        if tokenizer is None:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(str(llm))
+            except (OSError, ValueError) as error:
+                raise UserError(f"cannot open a tokenizer at {llm}: {str(error).splitlines()[0]}") from error
+        processor = MiniDreamProcessor(tokenizer, num_dream_queries)  # adds the special tokens that the LLM must learn
+        model = MiniDream.from_components(llm, vision, diffusion, num_dream_queries, tokenizer=tokenizer)
+        positions = getattr(model.llm.config, "max_position_embeddings", None) or max_length
+        processor.num_patches, processor.image_size = model.vision.num_patches, model.config.image_size
+        processor.max_length = min(max_length, positions)
+        return cls(model, processor)
+
+    def save_pretrained(self, folder: str | Path, frozen: bool = True) -> None:
+        """Write model and processor; `frozen=False` leaves the frozen parts where they are and names them only."""
+        self.model.save_pretrained(folder, frozen=frozen)
+        self.processor.save_pretrained(folder)
+
+    def to(self, device: str | torch.device) -> MiniDreamPipeline:
+        """Move the model; the pictures and texts that come out are the same up to rounding."""
+        self.model.to(device)
+        return self
+
+    def draw(
+        self,
+        captions: str | Sequence[str],
+        negative: str | None = None,
+        guidance: float = 3.0,
+        steps: int = 20,
+        seed: int | Sequence[int] = 0,
+        solver: str = "dpm",
+    ) -> list[Image.Image]:
+        """One picture for each caption. Guidance leads away from the empty prompt, or from the caption `negative`.
+
+        `seed`: one for all (the same caption then gives the same picture), or one each.
+        """
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        options = SamplingOptions(guidance=guidance, steps=steps, seed=seed, solver=solver)
+        options.check(self.model)
+        generators = options.generators(len(captions))
+        null = None if negative is None else self.condition([Document([negative])])
+        pictures: list[Image.Image] = []
+        for start in range(0, len(captions), BATCH):
+            condition = self.condition([Document([caption]) for caption in captions[start : start + BATCH]])
+            latents = sample_latents(self.model, condition, options, generators[start : start + BATCH], null)
+            pictures += [to_image(picture) for picture in self.model.decoder.decode(latents)]
+        return pictures
+
+    @torch.no_grad()
+    def condition(self, documents: Prompt | Sequence[Prompt]) -> Tensor:
+        """What the UNet's cross-attention sees if a picture follows here (Eq. 3): (B, Q, D)."""
+        batch = [_document(document) for document in ([documents] if isinstance(documents, Prompt) else documents)]
+        if not batch or any(not document.pictures and not document.text.strip() for document in batch):
+            raise UserError("there is nothing to draw from: give a caption, or a document with a text or a picture")
+        inputs = self.processor(batch, "text_to_image", padding_side="left", generation_prompt=True)
+        inputs = inputs.to(self.model.device)
+        features = self.model.encode_pictures(inputs.pictures[inputs.seen]) if len(inputs.seen) else None
+        embeddings = self.model.embed(inputs.input_ids, inputs.query_mask, inputs.patch_mask, features)
+        hidden = self.model.read(embeddings, inputs.attention_mask, inputs.position_ids).last_hidden_state
+        return self.model.conditions(hidden, inputs.query_mask)
+
+    @overload
+    def ask(self, about: Prompt, question: str, **sampling: Any) -> str: ...
+    @overload
+    def ask(self, about: Sequence[Prompt], question: Sequence[str], **sampling: Any) -> list[str]: ...
+    def ask(self, about: Any, question: Any, **sampling: Any) -> Any:
+        """Answer a question about a picture or a document; or many questions about as many."""
+        single = isinstance(question, str)
+        abouts, questions = ([about], [question]) if single else (list(about), list(question))
+        if len(abouts) != len(questions):
+            raise UserError(f"{len(questions)} questions about {len(abouts)} pictures: give one question each")
+        if not all(asked.strip() for asked in questions):
+            raise UserError("the question is empty: ask something")
+        prompts = [visual_question(_document(shown), asked.strip()) for shown, asked in zip(abouts, questions)]
+        answers = self._say(prompts, sampling)
+        return answers[0] if single else answers
+
+    @overload
+    def caption(self, picture: Image.Image, **sampling: Any) -> str: ...
+    @overload
+    def caption(self, picture: Sequence[Image.Image], **sampling: Any) -> list[str]: ...
+    def caption(self, picture: Any, **sampling: Any) -> Any:
+        """Say what a picture shows; or what each of many shows."""
+        single = isinstance(picture, Image.Image)
+        captions = self._say([caption_prompt(shown) for shown in ([picture] if single else picture)], sampling)
+        return captions[0] if single else captions
+
+    @overload
+    def complete(self, document: Prompt, **sampling: Any) -> Document: ...
+    @overload
+    def complete(self, document: Sequence[Prompt], **sampling: Any) -> list[Document]: ...
+    def complete(self, document: Any, **sampling: Any) -> Any:
+        """The document with its continuation, texts and pictures; or each of many. Interrupted by Ctrl-C, it gives what
+        has been made so far."""
+        single = isinstance(document, Prompt)
+        documents = [_document(each) for each in ([document] if single else document)]
+        options, continued = _options(sampling), [Document(each.parts) for each in documents]
+        options.generators(len(documents))  # complains if there are seeds, but not one each
+        for start in range(0, len(documents), BATCH):
+            seeds = options.seed if isinstance(options.seed, int) else options.seed[start : start + BATCH]
+            try:
+                for event in self.stream(documents[start : start + BATCH], **{**sampling, "seed": seeds}):
+                    if isinstance(event, TextPiece):
+                        _append_text(continued[start + event.document], event.text)
+                    elif isinstance(event, Picture):
+                        continued[start + event.document].append(event.image)
+                    elif isinstance(event, End) and event.reason == "interrupted":
+                        raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                break
+        return continued[0] if single else continued
+
+    def stream(self, document: Prompt | Sequence[Prompt], **sampling: Any) -> Iterator[Event]:
+        """What `complete` does, event by event (see `minidream.generation`); a list is one batch."""
+        documents = [_document(each) for each in ([document] if isinstance(document, Prompt) else document)]
+        return stream(self.model, self.processor, documents, _options(sampling))
+
+    def _say(self, prompts: list[Document], sampling: dict[str, Any]) -> list[str]:
+        """The text that follows each prompt."""
+        completed = self.complete(prompts, **{**sampling, "max_pictures": 0})
+        return ["".join(document.texts)[len("".join(p.texts)) :].strip() for document, p in zip(completed, prompts)]
+
+
+def _document(prompt: Prompt) -> Document:
+    return prompt if isinstance(prompt, Document) else Document([prompt])
+
+
+def _options(sampling: dict[str, Any]) -> SamplingOptions:
+    known = [option.name for option in fields(SamplingOptions)]
+    for name in sampling:
+        if name not in known:
+            raise UserError(f"unknown option {name!r}: choose among {', '.join(known)}")
+    return SamplingOptions(**sampling)
+
+
+def _append_text(document: Document, text: str) -> None:
+    """A text that goes on stays one part."""
+    if document.parts and isinstance(document.parts[-1], str):
+        document.parts[-1] += text
+    else:
+        document.append(text)

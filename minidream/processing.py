@@ -1,0 +1,285 @@
+"""`MiniDreamProcessor`: documents become tensors and labels, in the paper's sequences. Taught in notebook 06.
+
+A picture stands in a sequence as one or two blocks that are never cut in half:
+
+    dream block  DB = <dream> + Q placeholders + <dream_end>      the picture is created here, from what came before
+    image block  IB = <im_start> + P placeholders + <im_end>      the picture is seen here, by what comes after
+
+    text_to_image   <s> text DB </s>                no loss on any token: the diffusion loss alone
+    image_to_text   <s> IB text </s>                loss on the text and </s>
+    interleaved     <s> (text DB IB)* text </s>     loss on the text, <dream> and </s>
+    text            <s> text </s>                   loss on the text and </s>
+
+What belongs to the prompt has no loss, and a prompt's picture is only seen: IB, no DB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from minidream.documents import Document, fit_picture, write_atomically
+from minidream.errors import UserError
+from minidream.tokenizer import PAD, SPECIAL_TOKENS
+from minidream.world.corpora import question_text as question_prompt  # one format for training and for use
+
+__all__ = [
+    "MODES",
+    "SPECIAL_TOKENS",
+    "Batch",
+    "MiniDreamProcessor",
+    "caption_prompt",
+    "question_prompt",
+    "visual_question",
+]
+
+MODES = ("interleaved", "text_to_image", "image_to_text", "text")
+IGNORED = -100  # a label without loss
+
+
+def caption_prompt(picture: Image.Image) -> Document:
+    """What the model reads before it says what a picture shows."""
+    return Document([picture])
+
+
+def visual_question(about: Document, question: str) -> Document:
+    """What the model reads before it answers a question about a picture or a document."""
+    return Document([*about, question_prompt(question)])
+
+
+@dataclass
+class Batch:
+    """B documents as sequences of length L, with their K pictures."""
+
+    input_ids: Tensor  # (B, L) long; the placeholders of both blocks hold <im_patch>
+    attention_mask: Tensor  # (B, L) long; 0 where padded
+    position_ids: Tensor  # (B, L) long; counted over what is not padding, so that padding changes nothing
+    labels: Tensor  # (B, L) long, unshifted, -100 where no loss falls
+    query_mask: Tensor  # (B, L) bool: the Q placeholders of each dream block
+    patch_mask: Tensor  # (B, L) bool: the P placeholders of each image block
+    pictures: Tensor  # (K, 3, H, W) uint8, in reading order
+    seen: Tensor  # (N,) long: the picture of each image block, in reading order
+    dreamed: Tensor  # (M,) long: the picture of each dream block; a block that is still to be drawn has none
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What `MiniDream.forward` takes by these names; the encoded pictures come beside them."""
+        return {name: value for name, value in vars(self).items() if name not in ("pictures", "seen", "dreamed")}
+
+
+@dataclass
+class _Sequence:
+    """One document while it is being written: four lists of one length, and its pictures."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    queries: list[bool] = field(default_factory=list)
+    patches: list[bool] = field(default_factory=list)
+    pictures: list[Image.Image] = field(default_factory=list)
+    seen: list[int] = field(default_factory=list)
+    dreamed: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], loss: bool = False, queries: bool = False, patches: bool = False) -> None:
+        self.ids += ids
+        self.labels += ids if loss else [IGNORED] * len(ids)
+        self.queries += [queries] * len(ids)
+        self.patches += [patches] * len(ids)
+
+
+class MiniDreamProcessor:
+    """`Document` to tensors, and token ids back to text. Adds the special tokens that the tokenizer lacks."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        num_dream_queries: int = 8,
+        num_patches: int = 16,
+        image_size: int = 64,
+        max_length: int = 384,
+    ) -> None:
+        missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
+        if missing:
+            tokenizer.add_tokens(missing, special_tokens=True)
+        if tokenizer.pad_token_id is None:
+            tokenizer.add_special_tokens({"pad_token": PAD})
+        self.tokenizer = tokenizer
+        self.num_dream_queries, self.num_patches = num_dream_queries, num_patches
+        self.image_size, self.max_length = image_size, max_length
+        ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
+        self.im_start, self.im_patch, self.im_end = ids["<im_start>"], ids["<im_patch>"], ids["<im_end>"]
+        self.dream, self.dream_end = ids["<dream>"], ids["<dream_end>"]
+        self.eos, self.pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+        self.bos = self.eos if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+
+    @property
+    def dream_block_length(self) -> int:
+        return self.num_dream_queries + 2
+
+    @property
+    def image_block_length(self) -> int:
+        return self.num_patches + 2
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text to ids. What looks like a special token in it is written letter by letter: nobody's text can
+        open a block or end a document."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to text, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def __call__(
+        self,
+        documents: Sequence[Document],
+        mode: str = "interleaved",
+        prompt_parts: Sequence[int] | None = None,
+        padding_side: str = "right",
+        add_eos: bool = True,
+        generation_prompt: bool = False,
+    ) -> Batch:
+        """Write documents as one batch.
+
+        `prompt_parts`: how many leading parts of each are given (no loss; pictures seen, not dreamed).
+        `generation_prompt`: all parts are given and nothing ends the sequence; in mode "text_to_image" an empty dream
+        block follows, ready to be drawn. A document longer than `max_length` loses whole parts at its end (and </s>,
+        for it does not end there); as a generation prompt it is refused.
+
+        Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture.
+        """
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side is left or right, not {padding_side!r}")
+        if generation_prompt:
+            add_eos, prompt_parts = False, [len(document) for document in documents]
+        given = [0] * len(documents) if prompt_parts is None else prompt_parts
+        rows = [
+            self._write(document, mode, parts, add_eos, generation_prompt)
+            for document, parts in zip(documents, given, strict=True)
+        ]
+        return self._collate(rows, left=padding_side == "left")
+
+    def picture(self, image: Image.Image) -> Tensor:
+        """One picture as uint8 (3, H, W): its middle square, resized if need be."""
+        return torch.from_numpy(np.array(fit_picture(image, self.image_size))).permute(2, 0, 1).contiguous()
+
+    def continuation(self, additions: Sequence[int | str | None]) -> Batch:
+        """What is appended to each document of a batch that is being written, padded on the left: a token id, a whole
+        "dream" or "image" block (its features go beside it), or nothing (None: padding only)."""
+        rows = [_Sequence() for _ in additions]
+        for row, addition in zip(rows, additions):
+            if addition == "dream":
+                self._add_dream_block(row, loss=False)
+            elif addition == "image":
+                self._add_image_block(row)
+            elif isinstance(addition, int):
+                row.add([addition])
+        return self._collate(rows, left=True)
+
+    def _add_dream_block(self, row: _Sequence, loss: bool) -> None:
+        row.add([self.dream], loss=loss)
+        row.add([self.im_patch] * self.num_dream_queries, queries=True)
+        row.add([self.dream_end])
+
+    def _add_image_block(self, row: _Sequence) -> None:
+        row.add([self.im_start])
+        row.add([self.im_patch] * self.num_patches, patches=True)
+        row.add([self.im_end])
+
+    def _write(self, document: Document, mode: str, prompt_parts: int, add_eos: bool, prompt: bool) -> _Sequence:
+        row, drawn_next = _Sequence(), prompt and mode == "text_to_image"
+        row.add([self.bos])
+        room = self.max_length - (self.dream_block_length if drawn_next else 1)  # 1: </s>, or the first token to come
+        whole = True
+        for index, part in enumerate(document):
+            given = index < prompt_parts
+            if isinstance(part, str):
+                ids = self.encode(part)
+                whole = len(row.ids) + len(ids) <= room
+                if whole:
+                    row.add(ids, loss=not given and mode != "text_to_image")
+            else:
+                whole = self._add_picture(row, part, mode, given, room)
+            if not whole:
+                break
+        if not whole and (prompt or index == 0 or (document.pictures and not row.pictures)):
+            what = "the prompt" if prompt else "the first picture" if document.pictures else "the text"
+            raise UserError(f"{what} does not fit into the context of {self.max_length} tokens: shorten the document")
+        if drawn_next:
+            self._add_dream_block(row, loss=False)
+        if add_eos and whole:
+            row.add([self.eos], loss=mode != "text_to_image")
+        return row
+
+    def _add_picture(self, row: _Sequence, picture: Image.Image, mode: str, given: bool, room: int) -> bool:
+        """Write a picture's blocks, if all of them fit."""
+        if mode == "text":
+            raise UserError("this document has a picture, but mode 'text' has no place for one: use 'interleaved'")
+        dreamed = not given and mode in ("text_to_image", "interleaved")
+        seen = given or mode != "text_to_image"
+        if len(row.ids) + dreamed * self.dream_block_length + seen * self.image_block_length > room:
+            return False
+        if dreamed:
+            self._add_dream_block(row, loss=mode == "interleaved")
+            row.dreamed.append(len(row.pictures))
+        if seen:
+            self._add_image_block(row)
+            row.seen.append(len(row.pictures))
+        row.pictures.append(picture)
+        return True
+
+    def _collate(self, rows: list[_Sequence], left: bool) -> Batch:
+        length = max((len(row.ids) for row in rows), default=0)
+
+        def padded(lists: list[Any], filler: Any) -> Tensor:
+            gaps = [[filler] * (length - len(items)) for items in lists]
+            return torch.tensor([gap + list(items) if left else list(items) + gap for gap, items in zip(gaps, lists)])
+
+        pictures: list[Tensor] = []
+        seen: list[int] = []
+        dreamed: list[int] = []
+        for row in rows:  # indices within a document become indices within the batch
+            seen += [len(pictures) + index for index in row.seen]
+            dreamed += [len(pictures) + index for index in row.dreamed]
+            pictures += [self.picture(picture) for picture in row.pictures]
+        mask = padded([[1] * len(row.ids) for row in rows], 0)
+        return Batch(
+            input_ids=padded([row.ids for row in rows], self.pad),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            labels=padded([row.labels for row in rows], IGNORED),
+            query_mask=padded([row.queries for row in rows], False),
+            patch_mask=padded([row.patches for row in rows], False),
+            pictures=torch.stack(pictures) if pictures else torch.zeros(0, 3, self.image_size, self.image_size).byte(),
+            seen=torch.tensor(seen, dtype=torch.long),
+            dreamed=torch.tensor(dreamed, dtype=torch.long),
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `processor.json` and the folder `tokenizer`."""
+        folder = Path(folder)
+        names = ("num_dream_queries", "num_patches", "image_size", "max_length")
+        settings = {name: getattr(self, name) for name in names}
+        write_atomically(folder / "processor.json", (json.dumps(settings, indent=2) + "\n").encode())
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> MiniDreamProcessor:
+        """Read what `save_pretrained` wrote. Raises `UserError` if it is not there."""
+        folder = Path(folder)
+        if not (folder / "processor.json").is_file():
+            raise UserError(f"{folder} has no processor.json: name a folder that a MiniDream was saved to")
+        settings = json.loads((folder / "processor.json").read_text())
+        return cls(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), **settings)

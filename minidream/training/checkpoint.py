@@ -1,0 +1,72 @@
+"""Checkpoints that are whole or not there: written beside, synced, renamed. safetensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from minidream.weights import save_manifest, verify_manifest
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `target` only if the block ends without an error."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        save_manifest(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.rename(target, old)
+        os.rename(temporary, target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_checkpoint(
+    folder: Path, step: int, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write trained parameters and AdamW's two moments after `step` steps."""
+    moments: dict[str, torch.Tensor] = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        moments |= {f"{number}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
+    with atomic_folder(folder) as temporary:
+        save_file(
+            {name: value.detach().contiguous().clone() for name, value in parameters.items()},
+            temporary / "model.safetensors",
+        )
+        save_file(moments, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step}))
+
+
+def load_checkpoint(folder: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
+    """Restore in place what `save_checkpoint` wrote; returns the steps done. Raises `UserError` if damaged."""
+    verify_manifest(folder)
+    saved = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(saved[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return int(json.loads((folder / "state.json").read_text())["step"])

@@ -1,0 +1,98 @@
+"""The paper's three stages as one task: alignment, interleaved pretraining (I-GPT) and instruction tuning.
+
+A step draws documents of one kind, encodes their pictures with the frozen CLIP and VAE, and asks `MiniDream.forward`
+for both losses. What differs between the stages is the recipe alone: mixture, weights, trainable parts.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from minidream.modeling.minidream import MiniDream
+from minidream.processing import MiniDreamProcessor
+from minidream.training.cache import EncodedPictures
+from minidream.training.components import tokenize
+from minidream.training.recipes import Recipe, Sizes
+from minidream.world.corpora import Example, sample
+
+TRAINED = "trained.safetensors"
+MODES = {"qa": "image_to_text"}  # kinds that are written as another kind's sequence
+
+
+class DreamTask:
+    """Stages I to III over a MiniDream whose frozen parts lie in `out`; `before` is the previous stage's folder."""
+
+    def __init__(self, sizes: Sizes, recipe: Recipe, out: Path, before: Path | None) -> None:
+        self.recipe, self.encoded = recipe, EncodedPictures()
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "llm")
+        model = MiniDream.from_components(
+            llm=out / "llm",
+            vision=out / "clip",
+            diffusion=out / "stable-diffusion",
+            num_dream_queries=sizes.queries,
+            tokenizer=tokenizer,
+        )
+        if before is not None:
+            model.load_state_dict(load_file(before / TRAINED), strict=False)
+        self.modules: MiniDream = model.train_only(recipe.trainable)
+        self.processor = MiniDreamProcessor(
+            tokenizer,
+            num_dream_queries=sizes.queries,
+            num_patches=(sizes.image_size // sizes.patch_size) ** 2,
+            image_size=sizes.image_size,
+            max_length=sizes.max_length,
+        )
+        self.caption_tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "clip")
+        self.teacher = (
+            CLIPTextModel.from_pretrained(out / "stable-diffusion" / "text_encoder").float().requires_grad_(False)
+        )
+
+    def batch(self, rng: random.Random) -> list[Example]:
+        kind = rng.choices(list(self.recipe.mixture), weights=list(self.recipe.mixture.values()))[0]
+        return [sample(kind, rng) for _ in range(self.recipe.batch)]
+
+    def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
+        kind, device = batch[0].kind, next(modules.parameters()).device
+        inputs = self.processor(
+            [example.document for example in batch],
+            mode=MODES.get(kind, kind),
+            prompt_parts=[example.prompt_parts for example in batch],
+        ).to(device)
+        features = latents = taught = None
+        if len(inputs.pictures):
+            features, latents = self.encoded(modules, inputs.pictures)  # (K, P, D_v), (K, C, h, w)
+            features, latents = features[inputs.seen], latents[inputs.dreamed]
+        if self.recipe.teacher and kind == "text_to_image":
+            captions = [example.document.texts[0] for example in batch]
+            ids = tokenize(self.caption_tokenizer, captions, device)["input_ids"]
+            with torch.no_grad():
+                taught = self.teacher.to(device)(input_ids=ids)[0]  # (B, S, D)
+        out = modules(
+            **inputs.model_inputs(),
+            image_features=features,
+            target_latents=latents,
+            teacher_condition=taught,
+            condition_dropout=self.recipe.condition_dropout,
+        )
+        losses = {"loss": self.recipe.language_weight * out.language_loss + self.recipe.dream_weight * out.dream_loss}
+        if kind != "text_to_image":
+            losses[f"{kind}/language"] = out.language_loss
+        if len(inputs.dreamed):
+            losses[f"{kind}/dream"] = out.dream_loss
+        return losses
+
+    def save(self, folder: Path) -> None:
+        """`trained.safetensors` holds what this stage moved, for the next one; the last stage is a whole MiniDream."""
+        model = self.modules.eval()
+        moved = {name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}
+        if self.recipe.stage == "instruct":
+            model.half().save_pretrained(folder, frozen=False)
+            self.processor.save_pretrained(folder)
+        else:
+            save_file(moved, folder / TRAINED)

@@ -1,0 +1,122 @@
+"""One loop for all stages, on accelerate.
+
+What a step sees depends on nothing but (stage, seed, step): its examples come from `random.Random` and its noise from
+a torch generator, both seeded by these three. That is why a resumed run repeats an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import random
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from tqdm.auto import tqdm
+
+from minidream.errors import UserError
+from minidream.training.checkpoint import load_checkpoint, save_checkpoint
+from minidream.training.recipes import Recipe
+
+
+class Task(Protocol):
+    """What a stage gives the loop."""
+
+    modules: Any  # a torch module with all it needs on the device; what requires a gradient is trained
+
+    def batch(self, rng: random.Random) -> Any:
+        """Draw one batch of examples."""
+
+    def losses(self, batch: Any, modules: Any) -> dict[str, torch.Tensor]:
+        """Named losses; the key `loss` is minimised."""
+
+
+def bf16_is_fast() -> bool:
+    """Whether the device multiplies in bf16 natively."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
+
+
+def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str, Any]:
+    """Train `task` by `recipe`; logs to `run/log.jsonl`, checkpoints to `run/checkpoint`. Returns what `training.json`
+    records: settings, seconds, machine, final losses.
+
+    Raises `UserError` when a loss is not finite; a KeyboardInterrupt keeps a checkpoint and is raised again.
+    """
+    AcceleratorState._reset_state()  # or the first stage of a process would fix the precision of all
+    accelerator = Accelerator(mixed_precision="bf16" if recipe.mixed_precision and bf16_is_fast() else "no")
+    torch.manual_seed(recipe.seed)
+    modules = accelerator.prepare(task.modules)
+    trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
+    optimizer = accelerator.prepare(optimizer)
+    run.mkdir(parents=True, exist_ok=True)
+    start, checkpoint = 0, run / "checkpoint"
+    if resume and checkpoint.is_dir():
+        start = load_checkpoint(checkpoint, trained, optimizer.optimizer)
+    elif not resume:
+        (run / "log.jsonl").unlink(missing_ok=True)
+
+    began, done = time.perf_counter(), start
+    seen: dict[str, list[float]] = defaultdict(list)
+    means: dict[str, float] = {}
+    bar = tqdm(range(start, recipe.steps), desc=recipe.stage, initial=start, total=recipe.steps, mininterval=2)
+    try:
+        for step in bar:
+            torch.manual_seed(hash((recipe.seed, step)))
+            batch = task.batch(random.Random(f"train-{recipe.stage}-{recipe.seed}-{step}"))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, step)
+            with accelerator.autocast():
+                losses = task.losses(batch, modules)
+            if not torch.isfinite(losses["loss"]):
+                raise UserError(
+                    f"the loss of stage {recipe.stage} is not finite at step {step}: lower the learning rate "
+                    f"(--set lr={recipe.lr / 2:g}) and start again with --resume"
+                )
+            accelerator.backward(losses["loss"])
+            accelerator.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+
+            for name, value in losses.items():
+                seen[name].append(value.item())
+            if done % recipe.log_every == 0:
+                means = {name: round(sum(values) / len(values), 6) for name, values in seen.items()}
+                with open(run / "log.jsonl", "a") as log:
+                    log.write(
+                        json.dumps({"step": done, "seconds": round(time.perf_counter() - began, 1)} | means) + "\n"
+                    )
+                bar.set_postfix(means)
+                seen.clear()
+            if done % recipe.save_every == 0:
+                save_checkpoint(checkpoint, done, trained, optimizer.optimizer)
+    except KeyboardInterrupt:
+        save_checkpoint(checkpoint, done, trained, optimizer.optimizer)
+        raise
+    save_checkpoint(checkpoint, done, trained, optimizer.optimizer)
+    return {
+        "recipe": asdict(recipe),
+        "steps_this_run": done - start,
+        "seconds_this_run": round(time.perf_counter() - began, 1),
+        "threads": torch.get_num_threads(),
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
+        "losses": means,  # of the last logged window
+    }

@@ -1,0 +1,134 @@
+"""Every stage of every preset as one table: what is trained, on what, for how long.
+
+The first four stages make our stand-ins for what the paper downloads (CLIP, Stable Diffusion, Vicuna); the last three
+are the paper's own (its section 3 and the table of stages in appendix C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+from minidream.errors import UserError
+
+STAGES = ("vae", "clip", "language", "diffusion", "align", "igpt", "instruct")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shapes of all components: the one dial of a preset."""
+
+    image_size: int = 64  # pixels
+    patch_size: int = 16  # CLIP patches: (64 / 16)^2 = 16 a picture
+    vae_channels: tuple[int, ...] = (16, 32, 64, 64)  # four levels: f = 8; thin at full resolution, where time goes
+    latent_channels: int = 4
+    clip_width: int = 128
+    clip_layers: int = 4
+    unet_channels: tuple[int, ...] = (64, 128)
+    llm_width: int = 192
+    llm_layers: int = 6
+    queries: int = 8
+    vocabulary: int = 768
+    max_length: int = 384  # tokens
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stage. `mixture` maps kinds of `corpora.sample` to weights; `trainable` names parts of MiniDream."""
+
+    stage: str
+    steps: int
+    batch: int  # pictures or documents a step
+    lr: float
+    warmup: float = 0.02  # share of the steps; the paper's 0.003 is under one step here
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    mixed_precision: bool = True  # bf16 where the device has it
+    language_weight: float = 1.0  # w_lm and
+    dream_weight: float = 10.0  # w_dm of the paper's stages II and III
+    condition_dropout: float = 0.1
+    teacher: bool = True  # where a caption exists, distil the teacher's prediction, not the sampled noise
+    mixture: dict[str, float] = field(default_factory=dict)
+    trainable: tuple[str, ...] = ()
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
+
+
+_PROJECTORS = ("visual_projector", "dream_queries", "condition_projector")
+_MINI = {
+    "vae": Recipe("vae", steps=4500, batch=32, lr=1.5e-3),
+    "clip": Recipe("clip", steps=1500, batch=192, lr=1e-3, weight_decay=0.01),
+    "language": Recipe("language", steps=1500, batch=64, lr=1.5e-3),
+    "diffusion": Recipe("diffusion", steps=3500, batch=128, lr=1e-3, mixed_precision=False),
+    "align": Recipe(
+        "align", steps=700, batch=64, lr=2e-3, trainable=_PROJECTORS,
+        mixture={"text_to_image": 0.6, "image_to_text": 0.4},
+    ),
+    "igpt": Recipe(
+        "igpt", steps=1500, batch=48, lr=1e-3, trainable=(*_PROJECTORS, "llm"),
+        mixture={"text_to_image": 0.35, "image_to_text": 0.2, "interleaved": 0.4, "text": 0.05},
+    ),
+    "instruct": Recipe(
+        "instruct", steps=1500, batch=48, lr=8e-4, trainable=(*_PROJECTORS, "llm"),
+        mixture={"text_to_image": 0.25, "image_to_text": 0.1, "interleaved": 0.35, "qa": 0.25, "text": 0.05},
+    ),
+}  # fmt: skip
+PRESETS: dict[str, tuple[Sizes, dict[str, Recipe]]] = {
+    "nano": (
+        Sizes(
+            vae_channels=(8, 8, 16, 16),
+            clip_width=32,
+            clip_layers=2,
+            unet_channels=(16, 32),
+            llm_width=32,
+            llm_layers=2,
+            queries=4,
+            vocabulary=512,
+        ),
+        {name: replace(recipe, steps=6, batch=4, log_every=2, save_every=3) for name, recipe in _MINI.items()},
+    ),
+    "mini": (Sizes(), _MINI),
+    "base": (
+        Sizes(
+            image_size=128,
+            vae_channels=(32, 64, 128, 128),
+            clip_width=256,
+            clip_layers=6,
+            unet_channels=(128, 256),
+            llm_width=384,
+            llm_layers=8,
+            queries=16,
+            max_length=768,
+        ),
+        {name: replace(recipe, steps=4 * recipe.steps, batch=4 * recipe.batch) for name, recipe in _MINI.items()},
+    ),
+}
+
+
+def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | None = None) -> tuple[Sizes, Recipe]:
+    """The sizes and the recipe of one stage; `overrides` are `key=value` of `Recipe`'s numbers.
+
+    Raises `UserError` for an unknown stage, preset or key, or a value of the wrong type or out of range.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    sizes, table = PRESETS[preset]
+    if stage not in table:
+        raise UserError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)} or all")
+    recipe = table[stage]
+    numbers = {
+        f.name: type(getattr(recipe, f.name))
+        for f in fields(Recipe)
+        if isinstance(getattr(recipe, f.name), int | float)
+    }
+    for key, text in (overrides or {}).items():
+        if key not in numbers:
+            raise UserError(f"unknown setting {key!r}: --set takes one of {', '.join(sorted(numbers))}")
+        try:
+            value = text.lower() in ("1", "true", "yes") if numbers[key] is bool else numbers[key](text)
+        except ValueError:
+            raise UserError(f"--set {key}={text}: expected a number of type {numbers[key].__name__}") from None
+        if key in ("steps", "batch", "lr", "log_every", "save_every") and value <= 0:
+            raise UserError(f"--set {key}={text}: must be greater than 0")
+        recipe = replace(recipe, **{key: value})  # type: ignore[arg-type]  # the key is one of `numbers`
+    return sizes, recipe

@@ -1,0 +1,57 @@
+"""Where weights lie, and whether they are whole: a SHA-256 manifest per folder, since safetensors has no checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from minidream.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def save_manifest(folder: Path) -> None:
+    """Write `manifest.json`: the SHA-256 of every file below `folder`."""
+    (folder / MANIFEST).write_text(json.dumps(_digests(folder), indent=2) + "\n")
+
+
+def verify_manifest(folder: Path) -> None:
+    """Raise `UserError` naming the first file that is missing or altered. A folder without a manifest (a checkpoint
+    from elsewhere) passes: there is nothing to compare with."""
+    if not (folder / MANIFEST).is_file():
+        return
+    mend = f"restore it with `git checkout -- {folder}` or train again"
+    try:
+        listed = json.loads((folder / MANIFEST).read_text())
+        items = [(str(name), str(digest)) for name, digest in listed.items()]
+    except (ValueError, AttributeError):
+        raise UserError(f"{folder / MANIFEST} is damaged: {mend}") from None
+    found = _digests(folder)
+    for name, digest in items:
+        if name not in found:
+            raise UserError(f"{folder / name} is missing: {mend}")
+        if found[name] != digest:
+            raise UserError(f"{folder / name} is damaged (its SHA-256 differs): {mend}")
+
+
+def find_weights(part: str = "minidream") -> Path:
+    """The folder of a shipped part (`clip`, `stable-diffusion`, `llm`, `align`, `minidream`), verified.
+
+    Looks in the folder named by the environment variable MINIDREAM_WEIGHTS, else in the checkout's `data/weights`.
+    Raises `UserError` if it is not there or damaged.
+    """
+    root = Path(os.environ.get("MINIDREAM_WEIGHTS") or Path(__file__).parent.parent / "data" / "weights")
+    folder = root / part
+    if not folder.is_dir():
+        raise UserError(
+            f"no weights at {folder}: set MINIDREAM_WEIGHTS to a folder that has {part}/, or run `minidream train all`"
+        )
+    verify_manifest(folder)
+    return folder

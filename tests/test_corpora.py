@@ -1,0 +1,167 @@
+"""Examples of every kind, their truth, and the creation prompts with what they test."""
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minidream.world import corpora, tell
+from minidream.world.draw import draw
+from minidream.world.prompts import CATEGORIES, creation_prompt
+from minidream.world.scene import HELD_OUT_PAIRS, HELD_OUT_RELATIONS, Scene, Thing, is_held_out, random_scene, related
+
+KINDS = ("text", "text_to_image", "image_to_text", "interleaved", "qa")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("held_out", [False, True])
+def test_documents_show_their_scenes(kind, held_out):
+    rng = random.Random(f"{kind}-{held_out}")
+    for _ in range(60):
+        example = corpora.sample(kind, rng, held_out)
+        assert example.kind == kind
+        parts = list(example.document)
+        assert [isinstance(part, Image.Image) for part in parts] == [isinstance(part, Scene) for part in example.plan]
+        for picture, scene in zip(example.document.pictures, example.scenes, strict=True):
+            assert np.array_equal(np.asarray(picture), np.asarray(draw(scene)))
+        assert 0 <= example.prompt_parts < len(parts)
+        if held_out and example.scenes:
+            assert any(map(is_held_out, example.scenes))
+        if not held_out:
+            assert not any(map(is_held_out, example.scenes))
+
+
+def test_each_kind_has_its_form():
+    rng = random.Random(0)
+    for _ in range(50):
+        (text,) = corpora.sample("text", rng).plan
+        assert isinstance(text, str)
+        caption, scene = corpora.sample("text_to_image", rng).plan
+        assert tell.understand(caption) == scene.facts()
+        example = corpora.sample("image_to_text", rng)
+        scene, caption = example.plan
+        assert tell.understand(caption) == scene.facts() and example.prompt_parts == 1
+        example = corpora.sample("qa", rng)
+        _, question, answer = example.plan
+        assert question.startswith("Question: ") and question.endswith("? Answer:") and example.prompt_parts == 2
+        assert answer.startswith(" ") and answer.strip() == answer[1:]
+        assert example.variant in tell.QUESTION_TYPES
+        scene, caption = corpora.caption_pair(rng)
+        assert tell.understand(caption) == scene.facts() and not is_held_out(scene)
+
+
+def test_all_variants_come_and_one_can_be_chosen():
+    rng = random.Random(1)
+    for kind, variants in (
+        ("interleaved", set(corpora.INTERLEAVED)),
+        ("qa", set(tell.QUESTION_TYPES)),
+        ("text", {"caption", "questions", "told", "asked"}),
+    ):
+        assert {corpora.sample(kind, rng).variant for _ in range(300)} == variants
+    assert {corpora.interleaved(rng, variant="name").variant for _ in range(20)} == {"name"}
+
+
+def test_pictures_left_out_of_texts_are_told():
+    rng, told = random.Random(2), 0
+    for _ in range(300):
+        example = corpora.sample("text", rng)
+        if example.variant == "told":
+            told += 1
+            captions = [part.split(")")[0] for part in example.plan[0].split("(")[1:]]
+            assert len(captions) >= 2 and all(tell.understand(caption) for caption in captions)
+    assert told > 50
+
+
+def test_texts_of_training_hold_every_word_and_nothing_held_out_is_shown():
+    rng = random.Random(3)
+    texts = " ".join(corpora.sample("text", rng).document.text for _ in range(3000))
+    for word in ("Question:", "Answer:", "Make", "Draw", "vanishes", "zero", "colour", *tell.NAMES):
+        assert word in texts, word
+    assert not any(f"{color} {shape}" in texts for color, shape in HELD_OUT_PAIRS)
+
+
+def test_mixture_follows_its_weights_and_its_seed():
+    weights = {"text": 1.0, "qa": 3.0, "interleaved": 0.0}
+    drawn = list(itertools.islice(corpora.mixture(weights, seed=0), 800))
+    counts = Counter(example.kind for example in drawn)
+    assert 0.2 < counts["text"] / 800 < 0.3 and counts["interleaved"] == 0
+    again, other = (list(itertools.islice(corpora.mixture(weights, seed), 800)) for seed in (0, 1))
+    assert again == drawn != other
+
+
+def test_unknown_kinds_are_named():
+    with pytest.raises(ValueError, match=r"'poems'.*text_to_image"):
+        corpora.sample("poems", random.Random(0))
+    with pytest.raises(ValueError, match=r"'colour'.*color_attribution"):
+        creation_prompt("colour", random.Random(0))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_prompts_tell_a_scene_that_passes(category, held_out):
+    rng = random.Random(f"{category}-{held_out}")
+    for _ in range(80):
+        prompt, constraint = corpora.creation_prompt(category, rng, held_out)
+        assert constraint.satisfied(tell.understand(prompt))
+        assert not constraint.satisfied(None)
+        assert is_held_out(constraint.scene) == held_out
+        things = constraint.scene.things
+        if category == "position" and held_out:
+            assert (things[0].shape, things[1].shape) in HELD_OUT_RELATIONS
+        elif held_out:
+            assert any((thing.color, thing.shape) in HELD_OUT_PAIRS for thing in things)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_chance_does_not_pass(category):
+    rng = random.Random(category)
+    constraints = [creation_prompt(category, rng)[1] for _ in range(300)]
+    passed = sum(constraint.satisfied(random_scene(rng, len(constraint.scene.things))) for constraint in constraints)
+    if category != "counting":  # here the scenes were drawn with the right number
+        assert passed / 300 < 0.3
+    passed = sum(constraint.satisfied(random_scene(rng)) for constraint in constraints)
+    assert passed / 300 < 0.45
+
+
+def test_each_category_tests_what_it_is_about_and_no_more():
+    rng = random.Random(4)
+
+    def change(scene: Scene, **facts: str) -> Scene:
+        return replace(scene, things=tuple(replace(thing, **facts) for thing in scene.things))
+
+    def mirror(scene: Scene) -> Scene:
+        other = {"top left": "bottom right", "top right": "bottom left"}
+        other |= {value: key for key, value in other.items()}
+        return replace(scene, things=tuple(replace(thing, place=other[thing.place]) for thing in scene.things))
+
+    for category in CATEGORIES:
+        for _ in range(40):
+            constraint = creation_prompt(category, rng)[1]
+            scene = constraint.scene
+            free = scene.empty_places()
+            background = replace(scene, background="black" if scene.background != "black" else "white")
+            assert constraint.satisfied(background) and constraint.satisfied(change(scene, size="small"))
+            assert constraint.satisfied(mirror(scene)) == (category != "position")
+            recolored = change(scene, color="red" if scene.things[0].color != "red" else "blue")
+            assert constraint.satisfied(recolored) == (category not in ("colors", "color_attribution"))
+            reshaped = change(scene, shape="ring" if scene.things[0].shape != "ring" else "star")
+            assert constraint.satisfied(reshaped) == (category == "counting")
+            if free:
+                more = replace(scene, things=(*scene.things, Thing(free[0], "red", "circle", "small")))
+                assert constraint.satisfied(more) == (category not in ("single_object", "counting"))
+            if category == "color_attribution":
+                a, b = scene.things
+                swapped = replace(scene, things=(replace(a, color=b.color), replace(b, color=a.color)))
+                assert not constraint.satisfied(swapped)
+
+
+def test_position_prompts_are_in_a_relation():
+    rng = random.Random(5)
+    for _ in range(100):
+        prompt, constraint = creation_prompt("position", rng)
+        first, second = constraint.scene.things
+        assert any(related(first, relation, second) for relation in ("left of", "above")), prompt

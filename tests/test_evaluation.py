@@ -1,0 +1,543 @@
+"""The examinations, taken by candidates that know everything, nothing, or are random models of a few parameters."""
+
+import json
+import math
+import random
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import PATCHES, QUERIES, SIDE, tiny_model
+
+from minidream.errors import UserError
+from minidream.evaluation import ASKED, asked, comprehension, creation, evaluate, examine, figures, interleaved, table
+from minidream.evaluation import candidate as candidate_module
+from minidream.evaluation.candidate import PipelineCandidate, digest
+from minidream.evaluation.statistics import bootstrap, f1, jackknife, proportion
+from minidream.pipeline import MiniDreamPipeline
+from minidream.processing import MiniDreamProcessor
+from minidream.tokenizer import train_tokenizer
+from minidream.world.corpora import mixture, render
+from minidream.world.draw import draw
+from minidream.world.prompts import CATEGORIES
+from minidream.world.scene import HELD_OUT_PAIRS, Scene, is_held_out, random_scene
+from minidream.world.tell import KINDS, QUESTION_TYPES, caption, understand
+
+N, SEED = 3, 5
+SETTINGS = {"what": "all", "n": N, "seed": SEED, "guidance": 3.0, "steps": 20, "weights": "none"}
+STORIES = ("placement", "pictures", "picture_only_facts", "edits", "made_up_names")
+
+
+def key(part):
+    return part if isinstance(part, str) else part.tobytes()
+
+
+class Oracle:
+    """Knows the truth of every examination with N items and SEED, and the documents it was shown."""
+
+    def __init__(self):
+        self.documents, self.truth, self.answers = [], {}, {}
+        for part in ("seen", "held_out"):
+            for kind in KINDS:
+                for told in interleaved.stories(kind, N, SEED, part):
+                    plan = told.document_plan
+                    for place in range(told.given, len(plan)):
+                        if isinstance(plan[place], Scene):
+                            before = tuple(key(part) for part in render(plan[:place]))
+                            self.truth[before] = plan[place]
+            for kind in QUESTION_TYPES:
+                for scene, question in comprehension.questions(kind, N, SEED, part):
+                    self.answers[draw(scene).tobytes(), question.question] = question.answer
+        for kind in comprehension.POPE:
+            for scene, question, there in comprehension.probes(kind, N, SEED):
+                self.answers[draw(scene).tobytes(), question] = "yes" if there else "no"
+
+    def draw(self, captions, seed):
+        return [draw(understand(text)) for text in captions]
+
+    def caption(self, pictures):
+        from minidream.world.read import read
+
+        return [caption(read(picture), random.Random(0)) for picture in pictures]
+
+    def ask(self, pictures, questions):
+        return [f" {self.answers[picture.tobytes(), text].capitalize()}." for picture, text in zip(pictures, questions)]
+
+    def draw_next(self, documents, given, seed):
+        self.documents += documents
+        return [draw(self.truth[tuple(key(part) for part in document)]) for document in documents]
+
+    def places_dreams(self, documents, given):
+        return [True] * len(documents)
+
+
+class Ignorant:
+    """Draws mud, says nothing."""
+
+    def draw(self, captions, seed):
+        return [Image.effect_noise((64, 64), 90).convert("RGB") for _ in captions]
+
+    def caption(self, pictures):
+        return ["" for _ in pictures]
+
+    def ask(self, pictures, questions):
+        return ["" for _ in pictures]
+
+    def draw_next(self, documents, given, seed):
+        return self.draw(documents, seed)
+
+    def places_dreams(self, documents, given):
+        return [False] * len(documents)
+
+
+# -- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_a_share_has_wilsons_interval():
+    assert proportion([True, False] * 50) == {"mean": 0.5, "low": 0.4038, "high": 0.5962, "n": 100}
+    assert proportion([True] * 10) == {"mean": 1.0, "low": 0.7225, "high": 1.0, "n": 10}
+    assert proportion([False] * 10) == {"mean": 0.0, "low": 0.0, "high": 0.2775, "n": 10}
+    with pytest.raises(ValueError, match="at least one"):
+        proportion([])
+
+
+def test_intervals_cover_the_truth_19_times_in_20():
+    rng = np.random.default_rng(0)
+    wilson = [proportion(list(rng.random(80) < 0.93)) for _ in range(400)]
+    assert 0.92 <= np.mean([found["low"] <= 0.93 <= found["high"] for found in wilson]) <= 0.99
+    means = [bootstrap(rng.normal(2, 1, 60), draws=200) for _ in range(200)]
+    assert 0.89 <= np.mean([found["low"] <= 2 <= found["high"] for found in means]) <= 0.99
+
+
+def test_f1_by_hand():
+    pairs = np.array([(True, True)] * 6 + [(True, False)] * 2 + [(False, True)] + [(False, False)] * 5)
+    assert f1(pairs) == pytest.approx(2 * (6 / 7) * (6 / 8) / (6 / 7 + 6 / 8))
+    assert f1(np.array([(True, False)])) == 0
+    assert f1(np.array([(False, False)])) == 0
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    items = np.random.default_rng(1).normal(5, 2, 4000)
+    found = jackknife(len(items), lambda index: float(items[index].mean()))
+    assert found["mean"] == pytest.approx(items.mean(), abs=1e-4)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(2.26 * 2 / math.sqrt(4000), rel=0.6)
+    with pytest.raises(ValueError, match="at least 20"):
+        jackknife(19, lambda index: 0.0)
+
+
+# -- candidates that know everything, or nothing -------------------------------------------------------------------
+
+
+def test_who_knows_everything_scores_one_and_the_json_has_the_designs_shape():
+    result = examine(Oracle(), SETTINGS)
+    assert json.loads(json.dumps(result)) == result
+    for path, found in figures(result):
+        if found is None:
+            assert path[-1] in ("teacher", "fid", "clip_score")
+        else:
+            assert (found["mean"], found["high"]) == (1.0, 1.0), path
+            assert set(found) == {"mean", "low", "high", "n"} and found["low"] < 1
+    categories = {*CATEGORIES, "overall"}
+    assert set(result) == {"settings", "creation", "comprehension", "interleaved"}
+    assert set(result["settings"]) == {"what", "n", "seed", "guidance", "steps", "seconds", "weights"}
+    assert set(result["creation"]) == {"seen", "held_out", "teacher", "fid", "clip_score"}
+    assert set(result["creation"]["seen"]) == set(result["creation"]["held_out"]) == categories
+    assert result["creation"]["seen"]["overall"]["n"] == 6 * N
+    assert set(result["comprehension"]) == {"caption", "vqa", "pope"}
+    assert set(result["comprehension"]["caption"]) == set(result["comprehension"]["vqa"]) == {"seen", "held_out"}
+    assert set(result["comprehension"]["vqa"]["held_out"]) == set(QUESTION_TYPES)
+    assert set(result["comprehension"]["pope"]) == {"random", "popular", "adversarial"}
+    assert set(result["interleaved"]) == {*STORIES, "held_out"}
+    assert set(result["interleaved"]["held_out"]) == set(STORIES)
+    assert result["interleaved"]["pictures"]["n"] == N
+
+
+def test_who_knows_nothing_scores_zero():
+    for path, found in figures(examine(Ignorant(), SETTINGS)):
+        assert found is None or found["mean"] == 0.0, path
+
+
+def test_a_part_alone_is_the_same_as_in_all():
+    whole = examine(Oracle(), SETTINGS)
+    alone = examine(Oracle(), SETTINGS | {"what": "comprehension"})
+    assert set(alone) == {"settings", "comprehension"}
+    assert alone["comprehension"] == whole["comprehension"]
+
+
+# -- what is asked -------------------------------------------------------------------------------------------------
+
+
+def test_no_random_number_is_shared_with_training(monkeypatch, tmp_path):
+    names = []
+
+    class Recorded(random.Random):
+        def __init__(self, name=None):
+            names.append(name)
+            super().__init__(name)
+
+    monkeypatch.setattr("random.Random", Recorded)
+    candidate = Ignorant()
+    examine(candidate, SETTINGS)
+    assert names and all(isinstance(name, str) and name.startswith(f"evaluation-{SEED}-") for name in names)
+    assert len(set(names)) > 25  # each part has its own
+    names.clear()
+    next(mixture({"text": 1.0}, seed=SEED))
+    assert names == [f"train-{SEED}"]
+    source = "".join(
+        path.read_text() for path in (creation.Path(creation.__file__).parents[1] / "training").glob("*.py")
+    )
+    assert "random.Random(" in source and "evaluation" not in source
+
+
+def test_training_and_evaluation_draw_different_scenes():
+    drawn = [random_scene(random.Random(f"train-igpt-0-{step}"), 4) for step in range(2000)]
+    asked_for = [scene for scene, _ in comprehension.questions("color", 2000, 0, "seen") if len(scene.things) == 4]
+    assert len(asked_for) > 100 and not set(drawn) & set(asked_for)
+
+
+def test_parts_are_seen_or_held_out():
+    for held_out in (False, True):
+        trials = creation.trials(20, 0, held_out)
+        assert len(trials) == 120 and all(is_held_out(c.scene) == held_out for _, c in trials)
+    for part, held_out in (("seen", False), ("held_out", True)):
+        assert all(is_held_out(scene) == held_out for scene in comprehension.scenes_for(50, 0, part, "caption")[0])
+        for kind in KINDS:
+            for told in interleaved.stories(kind, 20, 0, part):
+                assert any(is_held_out(scene) for scene in told.scenes) == held_out
+
+
+@pytest.mark.parametrize("kind", comprehension.POPE)
+def test_probes_ask_what_they_say(kind):
+    probes = comprehension.probes(kind, 200, 0)
+    assert sum(there for *_, there in probes) == 100
+    scenes = [scene for scene, *_ in probes]
+    shown_of = [{(thing.color, thing.shape) for thing in scene.things} for scene in scenes]
+    often = {pair: sum(pair in shown for shown in shown_of) for shown in shown_of for pair in shown}
+    for (_, question, there), shown in zip(probes, shown_of):
+        pair = tuple(question.rstrip("?").split()[-2:])
+        assert (pair in shown) == there
+        if there:
+            continue
+        assert pair not in HELD_OUT_PAIRS
+        if kind == "adversarial":
+            assert pair[0] in {color for color, _ in shown} or pair[1] in {shape for _, shape in shown}
+        if kind == "popular":
+            assert often[pair] == max(count for other, count in often.items() if other not in shown)
+
+
+def test_2000_captions_are_parsed_back():
+    for index in range(2000):
+        rng = random.Random(f"round trip {index}")
+        scene = random_scene(rng, held_out=None)
+        text = caption(scene, rng)
+        assert comprehension.parse_caption(text) == scene.facts(), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "A large red circle in the top left.",
+        "A large red circle on a white background.",
+        "A large red circle in the top left and a star on a white background.",
+        "A large red circle in the top left and a blue in the top right, on a white background.",
+        "A large red circle in the top left and a small blue star in the top left on a white background.",
+        "A large red circle in the top left on a white background. The background is grey.",
+    ],
+)
+def test_what_does_not_tell_one_whole_scene_is_no_caption(text):
+    assert comprehension.parse_caption(text) is None
+
+
+def test_answers_are_compared_without_case_and_full_stop():
+    assert comprehension.plain("  Top Left. ") == "top left"
+    assert comprehension.plain("not red") != "red"
+
+
+# -- stories -------------------------------------------------------------------------------------------------------
+
+
+def test_a_story_goes_on_from_the_candidates_own_pictures():
+    told = [story for kind in KINDS for story in interleaved.stories(kind, N, SEED)]
+    marks = iter(range(1, 1000))
+    seen = []
+
+    class Marking(Ignorant):
+        def draw_next(self, documents, given, seed):
+            seen.extend(zip(documents, given))
+            return [Image.new("RGB", (64, 64), (next(marks), 0, 0)) for _ in documents]
+
+    results = interleaved.follow(Marking(), told, SEED)
+    for story, drawn in zip(told, results):
+        assert [truth for truth, _ in drawn] == [p for p in story.document_plan[story.given :] if isinstance(p, Scene)]
+    for document, given in seen:
+        story = next(s for s in told if all(a == b for a, b in zip(s.document_plan, document) if isinstance(a, str)))
+        for place, part in enumerate(document):
+            if isinstance(part, Image.Image):
+                own = part.getpixel((0, 0))[1:] == (0, 0) and part.getcolors(1) is not None
+                assert own == (place >= given)
+                assert own or part.tobytes() == draw(story.document_plan[place]).tobytes()
+        assert isinstance(document[len(document) - 1], str)
+
+
+def test_one_wrong_picture_spoils_a_story_and_kept_facts_are_background_and_sizes():
+    story = next(s for s in interleaved.stories("story", 20, SEED) if len(s.scenes) >= 3)
+
+    class WrongAtLast(Ignorant):
+        def draw_next(self, documents, given, seed):
+            done = len(documents[0].pictures)
+            return [draw(story.scenes[0] if done + 1 == len(story.scenes) else story.scenes[done])]
+
+    drawn = interleaved.follow(WrongAtLast(), [story], SEED)[0]
+    assert [interleaved.same(truth, shown) for truth, shown in drawn] == [True] * (len(drawn) - 1) + [False]
+
+    rng = random.Random(3)
+    scene = random_scene(rng, 2)
+    first, second = scene.things
+    other = Scene(scene.background, (first.__class__(first.place, "red", "ring", first.size), second))
+    grown = first.__class__(first.place, first.color, first.shape, "small" if first.size == "large" else "large")
+    assert interleaved.kept(scene, scene) and interleaved.kept(scene, other)
+    assert not interleaved.kept(scene, Scene("black" if scene.background != "black" else "grey", scene.things))
+    assert not interleaved.kept(scene, Scene(scene.background, (grown, second)))
+    assert not interleaved.kept(scene, Scene(scene.background, (first,)))
+    assert not interleaved.kept(scene, None) and not interleaved.same(scene, None)
+
+
+# -- interruption, bad input, the table ----------------------------------------------------------------------------
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path):
+    partial = tmp_path / "half.json"
+
+    class Interrupted(Oracle):
+        def ask(self, pictures, questions):
+            raise KeyboardInterrupt
+
+    class NoDrawing(Oracle):
+        def draw(self, captions, seed):
+            raise AssertionError("creation was finished already")
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(Interrupted(), SETTINGS, partial=partial)
+    assert list(json.loads(partial.read_text())["sections"])[-1] == "comprehension/caption"
+    with pytest.raises(UserError, match=r"half\.json is left of an evaluation with n 3, not 4"):
+        examine(Oracle(), SETTINGS | {"n": 4}, partial=partial)
+    result, whole = examine(NoDrawing(), SETTINGS, partial=partial), examine(Oracle(), SETTINGS)
+    assert list(figures(result)) == list(figures(whole)) and not partial.exists()
+    for broken in ("{", "[]", '{"settings": {}}'):
+        partial.write_text(broken)
+        with pytest.raises(UserError, match=r"half\.json"):
+            examine(Oracle(), SETTINGS, partial=partial)
+        assert partial.read_text() == broken
+
+
+def test_bad_arguments_are_told_in_one_line(tmp_path):
+    for arguments, words in (
+        ({"what": "taste"}, "choose one of creation, comprehension, interleaved or all"),
+        ({"n": 0}, "--n 0"),
+        ({"n": -3}, "at least 1"),
+        ({"weights": tmp_path / "nowhere"}, "nowhere"),
+    ):
+        with pytest.raises(UserError, match=words) as raised:
+            evaluate(**arguments)
+        assert "\n" not in str(raised.value)
+
+
+def test_the_table_shows_each_figure_and_what_is_asked():
+    result = examine(Ignorant(), SETTINGS | {"what": "interleaved"})
+    result["interleaved"]["edits"] = {"mean": 0.95, "low": 0.93, "high": 0.97, "n": 500}
+    result["creation"] = {"fid": None, "clip_score": {"mean": 31.5, "low": 31.0, "high": 32.0, "n": 500}}
+    lines = {line.split("  ")[0]: line for line in table(result).splitlines()}
+    assert lines["interleaved / edits"].split()[-6:] == ["-", "0.970", "500", ">=", "0.90", "reached"]
+    assert lines["interleaved / made up names"].endswith("3  >= 0.80    short")
+    assert "not measured" in lines["creation / fid"] and "31.500" in lines["creation / clip score"]
+    assert len({len(line) for name, line in lines.items() if line.endswith(("reached", "short"))}) == 1  # aligned
+    assert asked(("creation", "seen", "position")) == 0.95 and asked(("creation", "fid")) is None
+    assert set(ASKED.values()) == {0.80, 0.85, 0.90, 0.95, 0.97, 0.98, 0.99}
+
+
+# -- FID -----------------------------------------------------------------------------------------------------------
+
+
+def test_frechet_distance_of_equal_and_of_shifted_features(monkeypatch):
+    features = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    assert creation.frechet(features, features) == pytest.approx(0, abs=1e-3)
+    assert creation.frechet(features, features + 2) == pytest.approx(8 * 4, rel=1e-3)
+    assert creation.frechet(features, 3 * features) == pytest.approx(8 * 4, rel=0.2)  # (3 - 1)^2 a dimension
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
+    with pytest.raises(UserError, match=r"pip install -e .\[dev\]"):
+        creation.frechet(features, features)
+
+
+# -- the pipeline as a candidate -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A pipeline of random weights that knows the stories' words."""
+    told = [story for kind in KINDS for story in interleaved.stories(kind, 20, 0)]
+    texts = [part for story in told for part in story.document_plan if isinstance(part, str)]
+    processor = MiniDreamProcessor(train_tokenizer(texts, 500), QUERIES, PATCHES, SIDE, max_length=512)
+    model = tiny_model(processor)
+    with torch.no_grad():
+        model.condition_projector.weight *= 20  # so that a condition matters to an untrained UNet
+    return MiniDreamPipeline(model, processor)
+
+
+def begun(kind, count):
+    """Documents that end where the model must draw, and how many parts of each are given."""
+    told = interleaved.stories(kind, count, SEED)
+    return [render(story.document_plan[:-1]) for story in told], [story.given for story in told]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_pictures_of_a_batch_are_those_drawn_one_by_one(tiny, kind):
+    candidate = PipelineCandidate(tiny, guidance=2.0, steps=2)
+    documents, given = begun(kind, 3)
+    together = candidate.draw_next(documents, given, seed=7)
+    for index, picture in enumerate(together):
+        alone = candidate.draw_next(documents[index : index + 1], given[index : index + 1], seed=7 + index)[0]
+        assert np.abs(np.asarray(alone, int) - np.asarray(picture, int)).max() <= 1
+    assert picture.size == (SIDE, SIDE)
+
+
+def test_the_next_picture_depends_on_text_and_pictures_before_it(tiny, monkeypatch):
+    conditions = []
+    decoder = tiny.model.decoder
+    monkeypatch.setattr(
+        type(decoder),
+        "sample",
+        lambda self, condition, *_, **__: conditions.append(condition) or torch.zeros(1, 4, 4, 4),
+    )
+    candidate = PipelineCandidate(tiny)
+    story = next(s for s in interleaved.stories("story", 20, SEED) if len(s.scenes) >= 3)
+    plan = story.document_plan[:5]  # text, picture, text, picture, text
+    other = random_scene(random.Random(0), 4)
+    for changed in (plan, [plan[0], other, *plan[2:]], [*plan[:3], other, plan[4]], [*plan[:4], "All is quiet."]):
+        candidate.draw_next([render(changed)], [0], 0)
+    candidate.draw_next([render(plan)], [2], 0)  # the first picture is given: seen, but never dreamed
+    first, *others = conditions
+    assert first.shape == (1, QUERIES, 24)
+    assert all((first - other).abs().max() > 1e-4 for other in others)
+
+    # It is the very condition that a pass over the whole document, with the true picture, gives for that place.
+    whole = tiny.processor([render([*plan, story.scenes[2]])], "interleaved")
+    features = tiny.model.encode_pictures(whole.pictures[whole.seen])
+    with torch.no_grad():
+        true = tiny.model(**whole.model_inputs(), image_features=features).conditions
+    torch.testing.assert_close(first, true[2:3], atol=1e-4, rtol=1e-4)
+
+
+class Perfect(torch.nn.Module):
+    """A language model that foresees each label, but for what `alter` does to its foresight (B, L)."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vocabulary, dream, alter=lambda ids, labels: None):
+        super().__init__()
+        self.vocabulary, self.dream, self.alter = vocabulary, dream, alter
+
+    def encode_pictures(self, pictures):
+        return torch.zeros(len(pictures), PATCHES, 8)
+
+    def forward(self, input_ids, labels, **_):
+        ids = input_ids.roll(-1, 1)
+        self.alter(ids, labels.roll(-1, 1))
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(ids, self.vocabulary).float())
+
+
+def test_placement_asks_every_place_of_the_models_own_text(tiny):
+    processor = tiny.processor
+    dream, told = processor.dream, interleaved.stories("story", 4, SEED)
+    documents, given = [render(story.document_plan) for story in told], [0, 0, 2, 0]
+
+    def places(alter):
+        model = Perfect(len(processor.tokenizer), dream, alter)
+        candidate = PipelineCandidate(SimpleNamespace(model=model, processor=processor))
+        return candidate.places_dreams(documents, given)
+
+    def not_there(ids, labels):  # the third document's last picture is not foreseen
+        ids[2, (labels[2] == dream).nonzero()[-1]] = 50
+
+    def too_early(ids, labels):  # a picture in the middle of the second document's first text
+        assert labels[1, 3] != -100
+        ids[1, 3] = dream
+
+    def given_text(ids, labels):  # what is not the model's to write is not asked
+        assert labels[2, 3] == -100
+        ids[2, 3] = dream
+
+    def other_words(ids, labels):  # other words than the story's are no fault, if they are words
+        ids[:, 4] = 60
+
+    assert places(lambda ids, labels: None) == [True] * 4
+    assert places(not_there) == [True, True, False, True]
+    assert places(too_early) == [True, False, True, True]
+    assert places(given_text) == places(other_words) == [True] * 4
+
+
+def test_a_story_longer_than_the_context_is_told(tiny):
+
+    short = MiniDreamProcessor(tiny.processor.tokenizer, QUERIES, PATCHES, SIDE, max_length=60)
+    candidate = PipelineCandidate(SimpleNamespace(model=tiny.model, processor=short))
+    documents, given = begun("story", 1)
+    with pytest.raises(UserError, match="60"):
+        candidate.draw_next(documents * 2, given * 2, 0)
+
+
+def test_what_is_said_and_drawn_is_what_the_pipelines_verbs_give(tiny, monkeypatch):
+    monkeypatch.setattr(candidate_module.batches, "__defaults__", (2,))
+    candidate = PipelineCandidate(tiny, guidance=2.0, steps=2)
+    pictures = [draw(random_scene(random.Random(i))) for i in range(5)]
+    questions = ["Is there a ring?", "Where is the star?", "Is it red?", "What is it?", "How many things are there?"]
+    assert candidate.caption(pictures) == tiny.caption(pictures)
+    assert candidate.ask(pictures, questions) == tiny.ask(pictures, questions, max_tokens=16)
+    captions = [caption(random_scene(random.Random(i)), random.Random(i)) for i in range(5)]
+    assert candidate.draw(captions, 9) == tiny.draw(captions, guidance=2.0, steps=2, seed=[9, 10, 11, 12, 13])
+
+
+def test_an_interruption_is_not_graded_as_silence(tiny, monkeypatch):
+    def interrupted(self, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(tiny.model), "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        PipelineCandidate(tiny).caption([draw(random_scene(random.Random(0)))])
+
+
+def test_the_digest_names_the_weights(tiny):
+    before = digest(tiny.model)
+    assert before == digest(tiny.model) and len(before) == 64
+    with torch.no_grad():
+        tiny.model.dream_queries[0, 0] += 1
+    assert digest(tiny.model) != before
+
+
+def test_the_teacher_is_plain_diffusers_and_clip_measures_what_it_draws(nano):
+    draw_it = creation.stable_diffusion(nano / "stable-diffusion", guidance=3.0, steps=2)
+    trials = creation.trials(4, 0, held_out=False)
+    shares, pictures = creation.grade(draw_it, trials, seed=3)
+    assert set(shares) == {*CATEGORIES, "overall"} and shares["overall"]["n"] == len(pictures) == 24
+    again = draw_it([trials[1][0]], 4)[0]  # each picture has its own noise
+    assert np.abs(np.asarray(again, int) - np.asarray(pictures[1], int)).max() <= 1
+    found = creation.quality(nano / "clip", pictures, trials)
+    assert found["fid"]["low"] <= found["fid"]["mean"] <= found["fid"]["high"] and found["fid"]["n"] == 24
+    assert 0 <= found["clip_score"]["mean"] <= 100
+    true = creation.quality(nano / "clip", [draw(constraint.scene) for _, constraint in trials], trials)
+    assert true["fid"]["mean"] < found["fid"]["mean"] and true["fid"]["mean"] < 0.01
+
+
+def test_trained_weights_are_examined_from_end_to_end(nano, tmp_path):
+    options = {"n": 1, "seed": 1, "steps": 1}
+    whole = evaluate("creation", weights=nano, partial=tmp_path / "kept", **options)
+    assert whole["creation"]["teacher"]["overall"]["n"] == whole["creation"]["teacher"]["held_out"]["overall"]["n"] == 6
+    assert whole["creation"]["clip_score"]["n"] == 6 and not (tmp_path / "kept").exists()
+    assert len(whole["settings"]["weights"]) == 64 and whole["settings"]["seconds"] > 0
+    found = evaluate("interleaved", weights=nano / "minidream", **options)
+    assert found["settings"]["weights"] == whole["settings"]["weights"]
+    assert set(found["interleaved"]) == {*STORIES, "held_out"}
+    found = evaluate("comprehension", weights=nano / "minidream", **options)
+    assert found == evaluate("comprehension", weights=nano, **options) | {"settings": found["settings"]}

@@ -1,0 +1,271 @@
+"""The interleaved loop on a tiny random model whose head is biased so that it wants pictures now and then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_tokenizer
+from torch import nn
+
+from minidream.documents import Document
+from minidream.errors import UserError
+from minidream.generation import (
+    End,
+    InterleavedGenerator,
+    Picture,
+    PictureComing,
+    Preview,
+    SamplingOptions,
+    TextPiece,
+    stream,
+)
+from minidream.processing import MiniDreamProcessor
+from minidream.sampling import nucleus
+
+RED = Image.new("RGB", (SIDE, SIDE), "#c02040")
+PROMPTS = [Document(["a red circle lies"]), Document([RED, "a blue star lands above it.", RED]), Document(["the left"])]
+QUICK = {"steps": 2, "max_tokens": 24, "max_pictures": 3}
+
+
+def make(**changes) -> MiniDreamProcessor:
+    shapes = {"num_dream_queries": QUERIES, "num_patches": PATCHES, "image_size": SIDE, "max_length": 200}
+    return MiniDreamProcessor(tiny_tokenizer(), **{**shapes, **changes})
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Random weights, but <dream> and </s> are likelier than chance would have them."""
+    processor, model = make(), tiny_model(make())
+    head = nn.Linear(model.llm.lm_head.in_features, model.llm.lm_head.out_features)
+    with torch.no_grad():
+        head.weight.copy_(model.llm.lm_head.weight)
+        head.bias.zero_()
+        head.bias[processor.dream], head.bias[processor.eos] = 4.0, 1.0
+    model.llm.lm_head = head
+    return model
+
+
+def script(monkeypatch, *rows):
+    """Let each document write these ids."""
+    feeds = [iter(row) for row in rows]
+    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, _: [next(feed, 0) for feed in feeds])
+
+
+def kinds(events, document=0):
+    return [type(event).__name__ for event in events if event.document == document]
+
+
+def collected(events, count=1):
+    """Each document's text with "|" for a picture, its pictures, and its end."""
+    made = [["", [], None] for _ in range(count)]
+    for event in events:
+        row = made[event.document]
+        if isinstance(event, TextPiece):
+            row[0] += event.text
+        elif isinstance(event, Picture):
+            row[0] += "|"
+            row[1].append(event.image)
+        elif isinstance(event, End):
+            assert row[2] is None
+            row[2] = event.reason
+    return made
+
+
+def difference(first, second) -> int:
+    tensors = [make().picture(image).int() for image in (first, second)]
+    return int((tensors[0] - tensors[1]).abs().max())
+
+
+def test_the_loop_equals_full_passes_without_a_cache(model, monkeypatch):
+    """The heart: every token, every condition and every picture is what one whole pass over the final stream gives."""
+    processor, options = make(), SamplingOptions(**QUICK)
+    chosen = []
+    pick = InterleavedGenerator._next_tokens
+    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda s, h: chosen.append(pick(s, h)[0]) or chosen[-1:])
+    [(text, images, end)] = collected(stream(model, processor, PROMPTS[1:2], options))
+    assert len(images) >= 2 and text.strip("|") and end in ("eos", "tokens", "pictures")
+
+    prompt = processor(PROMPTS[1:2], generation_prompt=True)
+    ids, queries, patches = (getattr(prompt, name)[0].tolist() for name in ("input_ids", "query_mask", "patch_mask"))
+    drawn = 0
+    for token in chosen:
+        ids, queries, patches = [*ids, token], [*queries, False], [*patches, False]
+        if token == processor.dream and drawn < len(images):
+            block = [processor.im_patch] * QUERIES + [processor.dream_end, processor.im_start]
+            ids += block + [processor.im_patch] * PATCHES + [processor.im_end]
+            queries += [True] * QUERIES + [False] * (PATCHES + 3)
+            patches += [False] * (QUERIES + 2) + [True] * PATCHES + [False]
+            drawn += 1
+    pictures = torch.stack([processor.picture(image) for image in [RED, RED, *images]])
+    with torch.no_grad():
+        out = model(
+            torch.tensor([ids]),
+            query_mask=torch.tensor([queries]),
+            patch_mask=torch.tensor([patches]),
+            image_features=model.encode_pictures(pictures),
+        )
+        noise = torch.Generator().manual_seed(0)  # one source a document, for one picture after another
+        for condition, image in zip(out.conditions, images, strict=True):
+            latents = model.decoder.sample(condition[None], model.null_condition(), steps=2, generators=[noise])
+            assert difference(Image.fromarray(model.decoder.decode(latents)[0].permute(1, 2, 0).numpy()), image) <= 1
+    allowed = [i for i in range(len(processor.tokenizer)) if i not in processor.tokenizer.all_special_ids]
+    allowed += [processor.dream, processor.eos]
+    logits = torch.full_like(out.logits[0], -torch.inf)
+    logits[:, allowed] = out.logits[0][:, allowed]
+    start = int(prompt.attention_mask.sum())
+    written = [i for i in range(start, len(ids)) if not queries[i] and not patches[i]]
+    insides = {processor.im_start, processor.im_end, processor.dream_end}
+    written = [i for i in written if ids[i] not in insides]
+    assert [ids[i] for i in written] == chosen == logits[[i - 1 for i in written]].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_batch_gives_what_its_documents_give_one_by_one(model, temperature):
+    options = {**QUICK, "temperature": temperature, "top_p": 0.9}
+    seeds = [3, 4, 5]
+    together = collected(stream(model, make(), PROMPTS, SamplingOptions(**options, seed=seeds)), 3)
+    assert len({(text, len(images)) for text, images, _ in together}) == 3 and any(images for _, images, _ in together)
+    for prompt, seed, row in zip(PROMPTS, seeds, together):
+        [alone] = collected(stream(model, make(), [prompt], SamplingOptions(**options, seed=seed)))
+        assert (row[0], row[2]) == (alone[0], alone[2])
+        assert all(difference(a, b) <= 1 for a, b in zip(row[1], alone[1], strict=True))
+
+
+def test_later_text_and_pictures_see_the_earlier_picture(model, monkeypatch):
+    """The very picture that was drawn is read again: with another in its place, the next one changes."""
+    processor = make()
+    script(monkeypatch, [processor.dream, processor.dream, processor.eos])
+    first = collected(stream(model, processor, PROMPTS[:1], SamplingOptions(**QUICK)))[0][1]
+    decode = model.decoder.decode
+    black = [torch.zeros_like, lambda picture: picture]
+    script(monkeypatch, [processor.dream, processor.dream, processor.eos])
+    monkeypatch.setattr(model.decoder, "decode", lambda latents: black.pop(0)(decode(latents)))
+    second = collected(stream(model, processor, PROMPTS[:1], SamplingOptions(**QUICK)))[0][1]
+    assert difference(first[1], second[1]) > 1
+
+
+def test_events_come_in_order_and_previews_when_asked(model, monkeypatch):
+    processor = make()
+    word = processor.encode("a")
+    script(monkeypatch, [*word, processor.dream, *word, processor.eos])
+    options = SamplingOptions(steps=6, preview_every=2)
+    events = list(stream(model, processor, PROMPTS[:1], options))
+    assert kinds(events) == ["TextPiece", "PictureComing", "Preview", "Preview", "Picture", "TextPiece", "End"]
+    assert [event.step for event in events if isinstance(event, Preview)] == [2, 4]
+    assert events[-1] == End(0, "eos")
+    script(monkeypatch, [*word, processor.dream, *word, processor.eos])
+    plain = collected(stream(model, processor, PROMPTS[:1], SamplingOptions(steps=6)))
+    assert difference(plain[0][1][0], collected(events)[0][1][0]) == 0  # watching changes nothing
+
+
+def test_top_p_keeps_the_smallest_set_that_holds_it():
+    logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    source = torch.Generator().manual_seed(0)
+
+    def drawn(top_p):
+        return {nucleus(logits, top_p, source) for _ in range(300)}
+
+    assert [drawn(p) for p in (0.4, 0.6, 0.8, 1.0)] == [{1}, {1, 3}, {1, 2, 3}, {0, 1, 2, 3}]
+
+
+def test_letters_of_many_bytes_come_whole(model, monkeypatch):
+    processor = make()
+    ids = processor.encode("ü星")
+    assert len(ids) == 5
+    script(monkeypatch, [*ids, ids[0], processor.eos])
+    pieces = [event.text for event in stream(model, processor, PROMPTS[:1]) if isinstance(event, TextPiece)]
+    assert pieces == ["ü", "星", "\ufffd"]  # the last one was never finished
+
+
+@pytest.mark.parametrize(
+    ("limits", "room", "reason", "shape"),
+    [
+        ({"max_tokens": 3}, 100, "tokens", "aaa"),
+        ({"max_pictures": 1}, 100, "pictures", "aaaa|"),
+        ({}, 4 + 12 + 12 + 1, "eos", "aaaa||"),
+        ({}, 4 + 12 + 12, "context", "aaaa|"),  # a block is never cut, and one place is kept for what follows it
+        ({"max_pictures": 1}, 4 + 12 + 1, "pictures", "aaaa|"),
+        ({"max_pictures": 1}, 4 + 12, "context", "aaaa"),
+        ({"max_pictures": 1}, 3, "context", "aaa"),
+    ],
+)
+def test_limits_end_a_document(model, monkeypatch, limits, room, reason, shape):
+    taken = int(make()(PROMPTS[1:2], generation_prompt=True).attention_mask.sum())
+    processor = make(max_length=taken + room)
+    script(monkeypatch, [*processor.encode("a") * 4, processor.dream, processor.dream, processor.eos])
+    options = SamplingOptions(steps=2, **{"max_pictures": 2, **limits})
+    [(text, _, end)] = collected(stream(model, processor, PROMPTS[1:2], options))
+    assert (text, end) == (shape, reason)
+
+
+def test_a_picture_is_never_begun_when_none_is_wanted(model):
+    rows = collected(stream(model, make(), PROMPTS, SamplingOptions(max_tokens=12, max_pictures=0)), 3)
+    assert all(not images and reason in ("tokens", "eos") for _, images, reason in rows)
+
+
+def test_special_tokens_are_never_written(model):
+    processor = make()
+    loop = InterleavedGenerator(model, processor, PROMPTS[:1], SamplingOptions())
+    forbidden = ["<im_start>", "<im_patch>", "<im_end>", "<dream_end>", "<pad>", "<s>"]
+    assert loop._forbidden == sorted(processor.tokenizer.convert_tokens_to_ids(forbidden))
+    hidden = model.llm.get_input_embeddings().weight[loop._forbidden] * 100  # each asks loudly for itself
+    assert not set(loop._next_tokens(hidden.detach())) & set(loop._forbidden)
+
+
+def test_interrupted_it_ends_cleanly(model, monkeypatch):
+    def interrupt(*_args, **_more):
+        raise KeyboardInterrupt
+
+    processor = make()
+    script(monkeypatch, [processor.eos], [*processor.encode("a"), processor.dream])
+    monkeypatch.setattr(model.decoder, "sample", interrupt)
+    for watched in (0, 1):
+        script(monkeypatch, [processor.eos], [*processor.encode("a"), processor.dream])
+        options = SamplingOptions(preview_every=watched)
+        rows = collected(stream(model, processor, PROMPTS[:2], options), 2)
+        assert rows == [["", [], "eos"], ["a", [], "interrupted"]]
+
+
+def test_closing_the_stream_stops_the_work(model, monkeypatch):
+    processor, steps = make(), []
+    predicted = model.decoder._foreseen
+    monkeypatch.setattr(model.decoder, "_foreseen", lambda *a: steps.append(1) or predicted(*a))
+    script(monkeypatch, [processor.dream])
+    events = stream(model, processor, PROMPTS[:1], SamplingOptions(steps=500, preview_every=1))
+    assert [type(next(events)) for _ in range(2)] == [PictureComing, Preview]
+    assert torch.is_grad_enabled()  # the loop's no_grad does not leak out between events
+    events.close()
+    assert 1 <= len(steps) < 500
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"guidance": -0.5}, "guidance"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"steps": 5000}, "steps"),
+        ({"solver": "magic"}, "dpm, ddim"),
+        ({"max_pictures": -1}, "max_pictures"),
+        ({"max_pictures": 20}, "at most 16"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": -1}, "seed"),
+        ({"seed": [1, 2]}, "2 seeds for 1"),
+    ],
+)
+def test_senseless_options_are_refused_in_one_line(model, options, cause):
+    with pytest.raises(UserError, match=cause) as caught:
+        stream(model, make(), PROMPTS[:1], SamplingOptions(**options))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prompt", [Document(), Document([""]), Document([" \n"])])
+def test_an_empty_prompt_is_refused(model, prompt):
+    with pytest.raises(UserError, match="empty"):
+        stream(model, make(), [prompt])
+    with pytest.raises(UserError, match="does not fit"):
+        stream(model, make(), [Document(["long " * 100])])

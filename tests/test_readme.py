@@ -1,0 +1,87 @@
+"""The README cannot drift: its commands exist with their options, its imports work, its file tree is the repository."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import minidream
+from minidream.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language ("" for none)."""
+    return [body for name, body in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S) if name == language]
+
+
+SHELL = [line for block in blocks("bash") for line in block.splitlines()]
+CODE = SHELL + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README)  # and what stands in a sentence
+COMMANDS = [line for line in SHELL if line.startswith("minidream ")]
+
+
+def test_every_make_target_it_names_exists():
+    named = {match[1] for code in CODE if (match := re.match(r"make ([a-z]+)\b", code))}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {"tour", "test", "lab"} <= named <= targets
+
+
+def test_it_shows_the_verbs():
+    assert {shlex.split(line)[1] for line in COMMANDS} >= {"write", "draw", "ask", "train", "evaluate"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_understood(line: str):
+    assert PROJECT["scripts"]["minidream"] == "minidream.cli:main"
+    _parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_every_import_it_shows_works():
+    shown = [node for block in blocks("python") for node in ast.walk(ast.parse(block))]
+    froms = [node for node in shown if isinstance(node, ast.ImportFrom)]
+    assert froms
+    for node in froms:
+        for alias in node.names:
+            assert hasattr(importlib.import_module(str(node.module)), alias.name), ast.unparse(node)
+    pipe = minidream.MiniDreamPipeline
+    for call in (node.func for node in shown if isinstance(node, ast.Call)):
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "pipe":
+            assert hasattr(pipe, call.attr), f"pipe.{call.attr}"
+
+
+def tree() -> dict[str, set[str]]:
+    """The annotated file tree: {folder: names in it}, "" for the top."""
+    (block,) = [block for block in blocks("") if re.match(r"\S+/\n", block)]
+    listed: dict[str, set[str]] = {"": set()}
+    folder = ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        if line[0] != " ":
+            folder = ""
+        listed.setdefault(folder, set()).add(name)
+        if line[0] != " " and name.endswith("/"):
+            folder = name
+    return listed
+
+
+def test_the_file_tree_is_there():
+    for folder, names in tree().items():
+        for name in names:
+            path = ROOT / folder / name
+            assert path.is_dir() if name.endswith("/") else path.is_file(), f"the README lists {folder}{name}"
+
+
+def test_the_file_tree_leaves_no_part_of_the_package_out():
+    package = ROOT / "minidream"
+    there = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
+    there |= {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert there == tree()["minidream/"]

@@ -1,0 +1,156 @@
+"""The table of stages, the loop, its checkpoints; and all seven stages in `nano` size, end to end."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minidream.errors import UserError
+from minidream.training.checkpoint import atomic_folder
+from minidream.training.loop import fit, learning_rate
+from minidream.training.recipes import PRESETS, STAGES, Recipe, recipe_for
+from minidream.training.stages import FOLDERS, train
+from minidream.weights import save_manifest, verify_manifest
+
+RECIPE = Recipe("vae", steps=8, batch=4, lr=0.05, log_every=1, save_every=3, mixed_precision=False)
+
+
+class Line:
+    """Fit y = 2 x + noise: the smallest task there is. `broken` is the step whose loss is NaN, `stop` the one at
+    which the user presses Ctrl-C."""
+
+    def __init__(self, broken: int = -1, stop: int = -1) -> None:
+        torch.manual_seed(1)
+        self.modules = torch.nn.Linear(1, 1)
+        self.broken, self.stop, self.step = broken, stop, -1
+
+    def batch(self, rng: random.Random) -> torch.Tensor:
+        self.step += 1
+        if self.step == self.stop:
+            raise KeyboardInterrupt
+        return torch.tensor([[rng.random()] for _ in range(4)])
+
+    def losses(self, batch: torch.Tensor, modules: torch.nn.Module) -> dict[str, torch.Tensor]:
+        target = 2 * batch + 0.1 * torch.randn_like(batch)  # noise from torch's generator: it too must be resumed
+        loss = (modules(batch) - target).pow(2).mean()
+        return {"loss": loss * float("nan") if self.step == self.broken else loss}
+
+    def save(self, folder: Path) -> None: ...
+
+
+def logged(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_resumed_run_repeats_an_uninterrupted_one_exactly(tmp_path: Path) -> None:
+    whole, interrupted = Line(), Line(stop=5)
+    fit(whole, RECIPE, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(interrupted, RECIPE, tmp_path / "parts")
+    again = Line()
+    fit(again, RECIPE, tmp_path / "parts", resume=True)
+    assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
+    assert torch.equal(whole.modules.weight, again.modules.weight)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not finite at step 2.*--resume"):
+        fit(Line(broken=2), RECIPE, tmp_path)
+
+
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
+    recipe = replace(RECIPE, steps=100, warmup=0.1, lr=1.0)
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0 and rates[-1] < 1e-3
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+def test_an_interrupted_save_leaves_the_old_folder(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "w") as folder:
+        (folder / "a.txt").write_text("old")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "w") as folder:
+        (folder / "a.txt").write_text("new")
+        raise OSError("No space left on device")
+    assert (tmp_path / "w" / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_manifest_names_a_flipped_byte_and_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(bytes(100))
+    save_manifest(tmp_path)
+    verify_manifest(tmp_path)
+    (tmp_path / "a.bin").write_bytes(bytes(99) + b"\x01")
+    with pytest.raises(UserError, match=r"a\.bin is damaged"):
+        verify_manifest(tmp_path)
+    (tmp_path / "a.bin").unlink()
+    with pytest.raises(UserError, match=r"a\.bin is missing"):
+        verify_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "preset", "overrides", "message"),
+    [
+        ("poetry", "mini", {}, "unknown stage 'poetry'"),
+        ("vae", "giant", {}, "unknown preset 'giant'"),
+        ("vae", "mini", {"depth": "3"}, "unknown setting 'depth'"),
+        ("vae", "mini", {"steps": "many"}, "expected a number"),
+        ("vae", "mini", {"steps": "0"}, "greater than 0"),
+    ],
+)
+def test_wrong_settings_are_named(stage: str, preset: str, overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_for(stage, preset, overrides)
+
+
+def test_every_preset_has_every_stage() -> None:
+    for _, table in PRESETS.values():
+        assert set(table) == set(STAGES) == set(FOLDERS)
+
+
+def test_a_stage_names_the_one_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="minidream train vae"):
+        train("diffusion", "nano", tmp_path)
+
+
+def test_nano_trains_all_stages_and_the_frozen_parts_stay_frozen(nano: Path, tmp_path: Path) -> None:
+    for stage, folder in FOLDERS.items():
+        record = json.loads((nano / folder / "training.json").read_text())
+        assert record["recipe"]["stage"] == stage and record["seconds_this_run"] > 0
+        verify_manifest(nano / folder)
+    moved = load_file(nano / "igpt" / "trained.safetensors")
+    assert {name.split(".")[0] for name in moved} == {
+        "llm",
+        "visual_projector",
+        "dream_queries",
+        "condition_projector",
+    }
+    assert {name.split(".")[0] for name in load_file(nano / "align" / "trained.safetensors")} == {
+        "visual_projector",
+        "dream_queries",
+        "condition_projector",
+    }
+    before = (nano / "clip" / "model.safetensors").read_bytes()
+    shutil.copytree(nano, tmp_path / "again")
+    (tmp_path / "again" / "align" / "training.json").unlink()
+    train("align", "nano", tmp_path / "again", resume=True)
+    assert (tmp_path / "again" / "clip" / "model.safetensors").read_bytes() == before
+
+
+def test_the_parts_open_in_plain_libraries(nano: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+    from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
+
+    pipe = StableDiffusionPipeline.from_pretrained(nano / "stable-diffusion")
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a small red circle", num_inference_steps=2).images[0]
+    assert picture.size == (64, 64)
+    assert CLIPModel.from_pretrained(nano / "clip").config.vision_config.image_size == 64
+    llm, tokenizer = LlamaForCausalLM.from_pretrained(nano / "llm"), AutoTokenizer.from_pretrained(nano / "llm")
+    assert llm.config.vocab_size == len(tokenizer)
