@@ -35,4 +35,6 @@ class EncodedPictures:
             self.stored |= {key: both for (key, both), _ in zip(fresh.items(), range(max(0, int(self.room / size))))}
             self.room -= size * len(fresh)
         features, latents = zip(*(self.stored.get(key) or fresh[key] for key in keys))
-        return torch.stack(features).float().to(pictures.device), torch.stack(latents).float().to(pictures.device)
+        # Float before stacking: under the CPU's bf16 autocast, half tensors cannot be stacked.
+        seen, dreamed = (torch.stack([part.float() for part in parts]) for parts in (features, latents))
+        return seen.to(pictures.device), dreamed.to(pictures.device)

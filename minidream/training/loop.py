@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from minidream.errors import UserError
 from minidream.training.checkpoint import load_checkpoint, save_checkpoint
+from minidream.training.precision import bf16_is_fast, float32_attention_on_cpu
 from minidream.training.recipes import Recipe
 
 
@@ -36,13 +37,6 @@ class Task(Protocol):
 
     def losses(self, batch: Any, modules: Any) -> dict[str, torch.Tensor]:
         """Named losses; the key `loss` is minimised."""
-
-
-def bf16_is_fast() -> bool:
-    """Whether the device multiplies in bf16 natively."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -83,7 +77,7 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
             batch = task.batch(random.Random(f"train-{recipe.stage}-{recipe.seed}-{step}"))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step)
-            with accelerator.autocast():
+            with accelerator.autocast(), float32_attention_on_cpu():
                 losses = task.losses(batch, modules)
             if not torch.isfinite(losses["loss"]):
                 raise UserError(

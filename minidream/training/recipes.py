@@ -58,8 +58,8 @@ _PROJECTORS = ("visual_projector", "dream_queries", "condition_projector")
 _MINI = {
     "vae": Recipe("vae", steps=4500, batch=32, lr=1.5e-3),
     "clip": Recipe("clip", steps=1500, batch=192, lr=1e-3, weight_decay=0.01),
-    "language": Recipe("language", steps=1500, batch=64, lr=1.5e-3),
-    "diffusion": Recipe("diffusion", steps=3500, batch=128, lr=1e-3, mixed_precision=False),
+    "language": Recipe("language", steps=800, batch=64, lr=1.5e-3),
+    "diffusion": Recipe("diffusion", steps=2400, batch=128, lr=1e-3),
     "align": Recipe(
         "align", steps=700, batch=64, lr=2e-3, trainable=_PROJECTORS,
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},

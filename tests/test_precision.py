@@ -1,0 +1,33 @@
+"""bf16 training: the same mathematics, less exact; every stage must bear it, on processors that have it and not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minidream.training import loop
+from minidream.training.precision import float32_attention_on_cpu
+from minidream.training.stages import FOLDERS, train
+
+
+def test_attention_stays_in_float32_under_autocast_and_is_given_back() -> None:
+    untouched = F.scaled_dot_product_attention
+    query, key, value = torch.randn(3, 2, 4, 8, 16, requires_grad=True).unbind()
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.bfloat16).masked_fill(torch.ones(8, 8).triu(1).bool(), -torch.inf)
+    exact = untouched(query, key, value, attn_mask=mask.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        with float32_attention_on_cpu():
+            kept = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    assert rounded.dtype == torch.bfloat16 and kept.dtype == torch.float32
+    assert torch.equal(kept, exact)
+    assert F.scaled_dot_product_attention is untouched
+
+
+def test_every_stage_trains_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "bf16_is_fast", lambda: True)
+    train("all", "nano", tmp_path, {"steps": "2"})
+    assert all((tmp_path / folder / "training.json").is_file() for folder in FOLDERS.values())
