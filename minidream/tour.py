@@ -6,9 +6,6 @@ Taught in notebook 00.
 from __future__ import annotations
 
 import html
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from minidream.documents import Document, load_picture, write_atomically
+from minidream.teaching import Bill
 
 SAMPLE = Path(__file__).parent.parent / "data" / "samples" / "picture.png"
 STORY = "A large red star in the top left, a small blue circle in the bottom right, on a white background."
@@ -68,20 +66,13 @@ def page(sections: list[Section], cost: str) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
-def cost_of(seconds: float) -> str:
-    """Seconds, and the most memory that this process has used so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB on Linux
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return f"{seconds:.0f} s on {os.cpu_count()} CPU cores, {gigabytes:.1f} GB of memory"
-
-
 def main(output: Path = Path("out/tour.html"), picture: Path | None = None, pipe: Any = None) -> Path:
     """Take the tour: write the page `output`, print where it is and what it cost. Returns its path.
 
     `picture` is a file of the reader's (a sample if None); `pipe` a pipeline (the shipped weights if None).
     Raises `UserError` for a picture that cannot be read or weights that are not there, OSError if it cannot be written.
     """
-    began = time.perf_counter()
+    bill = Bill()
     given = load_picture(picture or SAMPLE)
     sections: list[Section] = []
 
@@ -109,7 +100,7 @@ def main(output: Path = Path("out/tour.html"), picture: Path | None = None, pipe
     for index, drawn in enumerate(story.pictures, start=1):
         pictures[f"Picture {index} of the story, which it drew"] = drawn
     show("Questions about pictures", lambda: (None, answers(model, pictures)))
-    cost = cost_of(time.perf_counter() - began)
+    cost = str(bill)
     write_atomically(output, page(sections, cost).encode())
     print(f"written: {output} ({cost})")
     return output

@@ -14,6 +14,7 @@ from tiny import tiny_model
 
 from minidream.visualization import PALETTE, architecture, digest, film_strip, show, token_ribbon
 from minidream.visualization.figures import to_png
+from minidream.visualization.widgets import slider
 from minidream.world.draw import draw
 from minidream.world.scene import random_scene
 
@@ -150,3 +151,21 @@ def test_frozen_parts_are_hatched_and_trained_ones_are_not():
     model.llm.requires_grad_(False)
     assert hatched() == 3
     assert "frozen" in _words(architecture(model))
+
+
+def test_a_slider_shows_what_its_value_draws() -> None:
+    asked: list[int] = []
+
+    def drawing(value: int):
+        asked.append(value)
+        return film_strip([Image.new("RGB", (8, 8))], [str(value)], alt=f"drawn at {value}")
+
+    box = slider("guidance", [1, 2, 3], drawing, start=2)
+    control, picture, label = box.children
+    before = picture.value
+    control.value = 3
+    assert label.value == "drawn at 3" and picture.value != before
+    control.value = 2
+    assert picture.value == before and asked == [2, 3]
+    with pytest.raises(ValueError, match="starts at one of its values"):
+        slider("guidance", [1, 2], drawing, start=5)

@@ -19,6 +19,7 @@ from minidream.processing import MiniDreamProcessor
 from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
+from minidream.world.captions import caption
 from minidream.world.corpora import Example, sample
 
 TRAINED = "trained.safetensors"
@@ -68,11 +69,12 @@ class DreamTask:
         if len(inputs.pictures):
             features, latents = self.encoded(modules, inputs.pictures)  # (K, P, D_v), (K, C, h, w)
             features, latents = features[inputs.seen], latents[inputs.dreamed]
-        if self.recipe.teacher and kind == "text_to_image":
-            captions = [example.document.texts[0] for example in batch]
+        if self.recipe.teacher and len(inputs.dreamed):
+            scenes = [scene for example in batch for scene in example.scenes]  # as the pictures, in reading order
+            captions = [caption(scenes[index], random.Random(0), phrasing=0) for index in inputs.dreamed.tolist()]
             ids = tokenize(self.caption_tokenizer, captions, device)["input_ids"]
             with torch.no_grad():
-                taught = self.teacher.to(device)(input_ids=ids)[0]  # (B, S, D)
+                taught = self.teacher.to(device)(input_ids=ids)[0]  # (M, S, D)
         out = modules(
             **inputs.model_inputs(),
             image_features=features,

@@ -46,7 +46,7 @@ class Recipe:
     language_weight: float = 1.0  # w_lm and
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
     condition_dropout: float = 0.1
-    teacher: bool = True  # where a caption exists, distil the teacher's prediction, not the sampled noise
+    teacher: bool = True  # distil what the UNet says under the picture's caption, not the sampled noise
     mixture: dict[str, float] = field(default_factory=dict)
     trainable: tuple[str, ...] = ()
     seed: int = 0
