@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from minidream.pictures import fit_picture
 from minidream.world.draw import draw, draw_batch
+from minidream.world.read import read_batch
 from minidream.world.scene import BACKGROUNDS, COLORS, JITTER, PLACES, SHAPES, SIDE, SIZES, Scene, Thing, random_scene
 
 AREAS = {  # of a shape of radius 1
@@ -100,6 +102,16 @@ def test_a_batch_is_its_pictures_one_by_one() -> None:
         assert image.size == (SIDE, SIDE) and image.mode == "RGB"
         np.testing.assert_array_equal(picture, np.asarray(image))
     assert draw_batch([]).shape == (0, SIDE, SIDE, 3)
+
+
+def test_larger_pictures_show_the_same() -> None:
+    rng = random.Random("larger")
+    scenes = [random_scene(rng) for _ in range(50)]
+    shown = [fit_picture(draw(scene, 2 * SIDE), SIDE) for scene in scenes]
+    assert read_batch(np.stack([np.asarray(picture) for picture in shown])) == scenes
+    for side in (0, 32, 100):
+        with pytest.raises(ValueError, match="multiple"):
+            draw(scenes[0], side)
 
 
 def test_drawing_is_fast() -> None:

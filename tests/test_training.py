@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from minidream.errors import UserError
+from minidream.pipeline import MiniDreamPipeline
 from minidream.training.checkpoint import atomic_folder
 from minidream.training.loop import fit, learning_rate
 from minidream.training.recipes import PRESETS, STAGES, Recipe, recipe_for
@@ -154,3 +155,11 @@ def test_the_parts_open_in_plain_libraries(nano: Path) -> None:
     assert CLIPModel.from_pretrained(nano / "clip").config.vision_config.image_size == 64
     llm, tokenizer = LlamaForCausalLM.from_pretrained(nano / "llm"), AutoTokenizer.from_pretrained(nano / "llm")
     assert llm.config.vocab_size == len(tokenizer)
+
+
+def test_a_preset_may_have_larger_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, table = PRESETS["nano"]
+    monkeypatch.setitem(PRESETS, "nano", (replace(sizes, image_size=128, max_length=768), table))
+    train("all", "nano", tmp_path, {"steps": "1"})
+    pipe = MiniDreamPipeline.from_pretrained(tmp_path / "minidream")
+    assert pipe.draw("a circle", steps=1)[0].size == (128, 128)

@@ -32,9 +32,9 @@ from minidream.world.tell import caption
 CAPTION_TOKENS = 56  # what CLIP's text tower reads; the longest caption of four things has under 50 (a test counts)
 
 
-def pixels(scenes: list[Scene], device: torch.device) -> torch.Tensor:
-    """Draw scenes as floats in [-1, 1], (B, 3, 64, 64)."""
-    return torch.from_numpy(draw_batch(scenes)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+def pixels(scenes: list[Scene], device: torch.device, side: int) -> torch.Tensor:
+    """Draw scenes as floats in [-1, 1], (B, 3, side, side)."""
+    return torch.from_numpy(draw_batch(scenes, side)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str], device: torch.device) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ class VAETask:
     KL_WEIGHT = 1e-6
 
     def __init__(self, sizes: Sizes, recipe: Recipe) -> None:
-        self.recipe, channels = recipe, sizes.vae_channels
+        self.recipe, self.side, channels = recipe, sizes.image_size, sizes.vae_channels
         self.modules = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
@@ -65,7 +65,7 @@ class VAETask:
         return [random_scene(rng, rng.choice((1, 2, 3, 4, 4, 4))) for _ in range(self.recipe.batch)]
 
     def losses(self, batch: list[Scene], modules: Any) -> dict[str, torch.Tensor]:
-        real = pixels(batch, next(modules.parameters()).device)  # (B, 3, 64, 64)
+        real = pixels(batch, next(modules.parameters()).device, self.side)  # (B, 3, H, W)
         posterior = modules.encode(real).latent_dist
         rebuilt = modules.decode(posterior.sample()).sample
         l1, l2 = F.l1_loss(rebuilt.float(), real), F.mse_loss(rebuilt.float(), real)
@@ -77,7 +77,7 @@ class VAETask:
         """Set `scaling_factor` so that latents have unit variance, as Stable Diffusion does, and save."""
         vae = self.modules.eval()
         scenes = [random_scene(random.Random(f"scaling-{i}")) for i in range(256)]
-        latents = vae.encode(pixels(scenes, vae.device)).latent_dist.mean
+        latents = vae.encode(pixels(scenes, vae.device, self.side)).latent_dist.mean
         vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
         vae.save_pretrained(folder)
 
@@ -88,7 +88,7 @@ class CLIPTask:
     def __init__(self, sizes: Sizes, recipe: Recipe) -> None:
         captions = (caption_pair(random.Random(f"train-tokenizer-{i}"))[1] for i in range(10_000))
         self.recipe, self.tokenizer = recipe, train_tokenizer(captions, vocab_size=512, special_tokens=())
-        self.image_size = sizes.image_size
+        self.side = sizes.image_size
         self.tokenizer.model_max_length = CAPTION_TOKENS
         tokenizer = self.tokenizer
         tower = {
@@ -122,7 +122,9 @@ class CLIPTask:
         scenes, captions = batch
         device = next(modules.parameters()).device
         out = modules(
-            pixel_values=pixels(scenes, device), **tokenize(self.tokenizer, captions, device), return_loss=True
+            pixel_values=pixels(scenes, device, self.side),
+            **tokenize(self.tokenizer, captions, device),
+            return_loss=True,
         )
         right = (out.logits_per_image.argmax(1).cpu() == torch.arange(len(scenes))).float().mean()
         return {"loss": out.loss, "matched": right}
@@ -130,7 +132,7 @@ class CLIPTask:
     def save(self, folder: Path) -> None:
         self.modules.eval().half().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        side = {"height": self.image_size, "width": self.image_size}
+        side = {"height": self.side, "width": self.side}
         half = [0.5, 0.5, 0.5]  # pixels in [-1, 1]
         CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=half, image_std=half).save_pretrained(folder)
 
@@ -180,7 +182,7 @@ class LanguageTask:
         self.tokenizer.save_pretrained(folder)
 
 
-def noise_schedule(image_size: int = 64) -> DDIMScheduler:
+def noise_schedule() -> DDIMScheduler:
     """Stable Diffusion's schedule, made safe for small latents: velocity prediction and zero terminal SNR.
 
     With the plain schedule sqrt(alpha_bar_T) = 0.068, and an 8 x 8 latent's mean still shows through the noise at T:
@@ -204,7 +206,7 @@ class DiffusionTask:
     """A latent UNet and its text encoder (CLIP's text tower, trained on), Eq. 2, over a frozen VAE."""
 
     def __init__(self, sizes: Sizes, recipe: Recipe, vae: Path, clip: Path) -> None:
-        self.recipe, self.scheduler = recipe, noise_schedule()
+        self.recipe, self.side, self.scheduler = recipe, sizes.image_size, noise_schedule()
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(clip)
         levels = len(sizes.unet_channels)
         unet = UNet2DConditionModel(
@@ -237,9 +239,15 @@ class DiffusionTask:
         scenes, captions = batch
         device = next(modules.parameters()).device
         with torch.no_grad():
-            latents = self.vae.encode(pixels(scenes, device)).latent_dist.mean * self.vae.config.scaling_factor
+            latents = (
+                self.vae.encode(pixels(scenes, device, self.side)).latent_dist.mean * self.vae.config.scaling_factor
+            )
         condition = modules["text"](input_ids=tokenize(self.tokenizer, captions, device)["input_ids"])[0]  # (B, S, D)
-        return {"loss": dream_loss(modules["unet"], self.scheduler, latents.float(), condition)}
+        return {
+            "loss": dream_loss(
+                modules["unet"], self.scheduler, self.vae.config.scaling_factor * latents.float(), condition
+            )
+        }
 
     def save(self, folder: Path) -> None:
         modules = self.modules.eval()

@@ -20,7 +20,7 @@ from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
 from minidream.world.captions import caption
-from minidream.world.corpora import Example, sample
+from minidream.world.corpora import Example, render, sample
 
 TRAINED = "trained.safetensors"
 MODES = {"qa": "image_to_text"}  # kinds that are written as another kind's sequence
@@ -61,7 +61,7 @@ class DreamTask:
     def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
         kind, device = batch[0].kind, next(modules.parameters()).device
         inputs = self.processor(
-            [example.document for example in batch],
+            [render(example.plan, self.processor.image_size) for example in batch],
             mode=MODES.get(kind, kind),
             prompt_parts=[example.prompt_parts for example in batch],
         ).to(device)

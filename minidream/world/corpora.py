@@ -16,7 +16,7 @@ from minidream.world.captions import caption
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
 from minidream.world.questions import QUESTION_TYPES, Question, ask, questions
-from minidream.world.scene import Scene, random_scene
+from minidream.world.scene import SIDE, Scene, random_scene
 from minidream.world.stories import KINDS, edit, made_up_name, story
 
 __all__ = [
@@ -58,9 +58,9 @@ class Example:
         return [part for part in self.plan if isinstance(part, Scene)]
 
 
-def render(plan: Iterable[str | Scene]) -> Document:
-    """A plan as document: texts as they are, scenes as pictures of 64 x 64."""
-    return Document([draw(part) if isinstance(part, Scene) else part for part in plan])
+def render(plan: Iterable[str | Scene], side: int = SIDE) -> Document:
+    """A plan as document: texts as they are, scenes as pictures `side` pixels wide and high."""
+    return Document([draw(part, side) if isinstance(part, Scene) else part for part in plan])
 
 
 def caption_pair(rng: random.Random, held_out: bool | None = False) -> tuple[Scene, str]:

@@ -58,25 +58,28 @@ def _distance(shape: str, radius: float, x: np.ndarray, y: np.ndarray) -> np.nda
 
 
 @cache
-def _coverage(shape: str, size: str) -> np.ndarray:
-    """Coverage in [0, 1] on a (2 HALF, 2 HALF, 1) window around the thing's middle."""
-    axis = np.arange(2 * HALF) + 0.5 - HALF
+def _coverage(shape: str, size: str, scale: int) -> np.ndarray:
+    """Coverage in [0, 1] on a (2 HALF scale, 2 HALF scale, 1) window around the thing's middle."""
+    axis = np.arange(2 * HALF * scale) + 0.5 - HALF * scale
     x, y = np.meshgrid(axis, axis)
-    return np.clip(0.5 - _distance(shape, SIZES[size], x, y), 0, 1).astype(np.float32)[..., None]
+    return np.clip(0.5 - _distance(shape, SIZES[size] * scale, x, y), 0, 1).astype(np.float32)[..., None]
 
 
-def draw_batch(scenes: Sequence[Scene]) -> np.ndarray:
-    """Draw scenes as one array, uint8 (B, 64, 64, 3)."""
-    pictures = np.empty((len(scenes), SIDE, SIDE, 3), dtype=np.float32)
+def draw_batch(scenes: Sequence[Scene], side: int = SIDE) -> np.ndarray:
+    """Draw scenes as one array, uint8 (B, side, side, 3). Raises ValueError if `side` is no multiple of 64 pixels."""
+    scale, rest = divmod(side, SIDE)
+    if scale < 1 or rest:
+        raise ValueError(f"the world is drawn {SIDE} pixels wide or a multiple of it, not {side}")
+    pictures = np.empty((len(scenes), side, side, 3), dtype=np.float32)
     for picture, scene in zip(pictures, scenes):
         picture[:] = BACKGROUNDS[scene.background]
         for thing in scene.things:
-            column, row = (int(middle) - HALF for middle in thing.center)
-            window = picture[row : row + 2 * HALF, column : column + 2 * HALF]
-            window += _coverage(thing.shape, thing.size) * (np.array(COLORS[thing.color], np.float32) - window)
+            column, row = (scale * (int(middle) - HALF) for middle in thing.center)
+            window = picture[row : row + 2 * HALF * scale, column : column + 2 * HALF * scale]
+            window += _coverage(thing.shape, thing.size, scale) * (np.array(COLORS[thing.color], np.float32) - window)
     return (pictures + 0.5).astype(np.uint8)
 
 
-def draw(scene: Scene) -> Image.Image:
-    """Draw one scene as a 64 x 64 RGB picture."""
-    return Image.fromarray(draw_batch([scene])[0])
+def draw(scene: Scene, side: int = SIDE) -> Image.Image:
+    """Draw one scene as an RGB picture, `side` pixels wide and high."""
+    return Image.fromarray(draw_batch([scene], side)[0])
