@@ -239,9 +239,7 @@ class DiffusionTask:
         scenes, captions = batch
         device = next(modules.parameters()).device
         with torch.no_grad():
-            latents = (
-                self.vae.encode(pixels(scenes, device, self.side)).latent_dist.mean * self.vae.config.scaling_factor
-            )
+            latents = self.vae.encode(pixels(scenes, device, self.side)).latent_dist.mean.float()
         condition = modules["text"](input_ids=tokenize(self.tokenizer, captions, device)["input_ids"])[0]  # (B, S, D)
         return {
             "loss": dream_loss(
