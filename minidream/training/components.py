@@ -241,11 +241,8 @@ class DiffusionTask:
         with torch.no_grad():
             latents = self.vae.encode(pixels(scenes, device, self.side)).latent_dist.mean.float()
         condition = modules["text"](input_ids=tokenize(self.tokenizer, captions, device)["input_ids"])[0]  # (B, S, D)
-        return {
-            "loss": dream_loss(
-                modules["unet"], self.scheduler, self.vae.config.scaling_factor * latents.float(), condition
-            )
-        }
+        latents = self.vae.config.scaling_factor * latents
+        return {"loss": dream_loss(modules["unet"], self.scheduler, latents, condition)}
 
     def save(self, folder: Path) -> None:
         modules = self.modules.eval()
