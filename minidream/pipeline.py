@@ -153,20 +153,15 @@ class MiniDreamPipeline:
         has been made so far."""
         single = isinstance(document, Prompt)
         documents = [_document(each) for each in ([document] if single else document)]
-        options, continued = _options(sampling), [Document(each.parts) for each in documents]
-        options.generators(len(documents))  # complains if there are seeds, but not one each
-        for start in range(0, len(documents), BATCH):
-            seeds = options.seed if isinstance(options.seed, int) else options.seed[start : start + BATCH]
-            try:
-                for event in self.stream(documents[start : start + BATCH], **{**sampling, "seed": seeds}):
-                    if isinstance(event, TextPiece):
-                        _append_text(continued[start + event.document], event.text)
-                    elif isinstance(event, Picture):
-                        continued[start + event.document].append(event.image)
-                    elif isinstance(event, End) and event.reason == "interrupted":
-                        raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                break
+        continued = [Document(each.parts) for each in documents]
+        try:
+            for index, event in self._events(documents, sampling):
+                if isinstance(event, TextPiece):
+                    _append_text(continued[index], event.text)
+                elif isinstance(event, Picture):
+                    continued[index].append(event.image)
+        except KeyboardInterrupt:
+            pass
         return continued[0] if single else continued
 
     def stream(self, document: Prompt | Sequence[Prompt], **sampling: Any) -> Iterator[Event]:
@@ -175,9 +170,24 @@ class MiniDreamPipeline:
         return stream(self.model, self.processor, documents, _options(sampling))
 
     def _say(self, prompts: list[Document], sampling: dict[str, Any]) -> list[str]:
-        """The text that follows each prompt."""
-        completed = self.complete(prompts, **{**sampling, "max_pictures": 0})
-        return ["".join(document.texts)[len("".join(p.texts)) :].strip() for document, p in zip(completed, prompts)]
+        """The text that follows each prompt. Interrupted by Ctrl-C it gives nothing: half an answer is a wrong one."""
+        said = [""] * len(prompts)
+        for index, event in self._events(prompts, {**sampling, "max_pictures": 0}):
+            if isinstance(event, TextPiece):
+                said[index] += event.text
+        return [text.strip() for text in said]
+
+    def _events(self, documents: list[Document], sampling: dict[str, Any]) -> Iterator[tuple[int, Event]]:
+        """Index and event of any number of documents, `BATCH` of them at a time. Raises KeyboardInterrupt after
+        Ctrl-C, when all that had been made until then has been handed out."""
+        options = _options(sampling)
+        options.generators(len(documents))  # complains if there are seeds, but not one each
+        for start in range(0, len(documents), BATCH):
+            seeds = options.seed if isinstance(options.seed, int) else options.seed[start : start + BATCH]
+            for event in self.stream(documents[start : start + BATCH], **{**sampling, "seed": seeds}):
+                if isinstance(event, End) and event.reason == "interrupted":
+                    raise KeyboardInterrupt
+                yield start + event.document, event
 
 
 def _document(prompt: Prompt) -> Document:

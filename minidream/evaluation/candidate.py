@@ -17,9 +17,8 @@ from PIL import Image
 
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.generation import End, TextPiece, to_image
+from minidream.generation import to_image
 from minidream.pictures import fit_picture
-from minidream.processing import caption_prompt, visual_question
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 
@@ -78,25 +77,10 @@ class PipelineCandidate:
         return drawn
 
     def caption(self, pictures: list[Image.Image]) -> list[str]:
-        return self._say([caption_prompt(picture) for picture in pictures], max_tokens=120)
+        return list(self.pipe.caption(pictures))
 
     def ask(self, pictures: list[Image.Image], questions: list[str]) -> list[str]:
-        pairs = zip(pictures, questions, strict=True)
-        return self._say([visual_question(Document([picture]), text) for picture, text in pairs], max_tokens=16)
-
-    def _say(self, prompts: list[Document], max_tokens: int) -> list[str]:
-        """The likeliest text after each prompt, as `pipe.caption` and `pipe.ask` give it. They make the best of an
-        interruption and return what they have; here it must end the examination, or empty answers would be graded."""
-        said: list[str] = []
-        for some in batches(prompts):
-            texts = [""] * len(some)
-            for event in self.pipe.stream(some, max_pictures=0, max_tokens=max_tokens):
-                if isinstance(event, TextPiece):
-                    texts[event.document] += event.text
-                elif isinstance(event, End) and event.reason == "interrupted":
-                    raise KeyboardInterrupt
-            said += [text.strip() for text in texts]
-        return said
+        return list(self.pipe.ask(pictures, questions, max_tokens=16))
 
     @torch.no_grad()
     def _read(self, documents: list[Document], given: list[int], finished: bool) -> tuple[Any, Any]:
