@@ -55,8 +55,11 @@ def test_resumed_run_repeats_an_uninterrupted_one_exactly(tmp_path: Path) -> Non
     fit(whole, RECIPE, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(interrupted, RECIPE, tmp_path / "parts")
+    with open(tmp_path / "parts" / "log.jsonl", "a") as log:  # as if it had been killed a step later
+        log.write('{"step": 6, "loss": 99}\n')
     again = Line()
-    fit(again, RECIPE, tmp_path / "parts", resume=True)
+    record = fit(again, RECIPE, tmp_path / "parts", resume=True)
+    assert record["steps"] == RECIPE.steps
     assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
     assert torch.equal(whole.modules.weight, again.modules.weight)
 
@@ -123,7 +126,7 @@ def test_a_stage_names_the_one_it_needs(tmp_path: Path) -> None:
 def test_nano_trains_all_stages_and_the_frozen_parts_stay_frozen(nano: Path, tmp_path: Path) -> None:
     for stage, folder in FOLDERS.items():
         record = json.loads((nano / folder / "training.json").read_text())
-        assert record["recipe"]["stage"] == stage and record["seconds_this_run"] > 0
+        assert record["recipe"]["stage"] == stage and record["seconds"] > 0
         verify_manifest(nano / folder)
     moved = load_file(nano / "igpt" / "trained.safetensors")
     assert {name.split(".")[0] for name in moved} == {

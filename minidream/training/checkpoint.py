@@ -41,9 +41,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def save_checkpoint(
-    folder: Path, step: int, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    folder: Path, step: int, seconds: float, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write trained parameters and AdamW's two moments after `step` steps."""
+    """Write trained parameters and AdamW's two moments after `step` steps, which have taken `seconds`."""
     moments: dict[str, torch.Tensor] = {}
     for number, state in optimizer.state_dict()["state"].items():
         moments |= {f"{number}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
@@ -53,11 +53,13 @@ def save_checkpoint(
             temporary / "model.safetensors",
         )
         save_file(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step}))
+        (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": round(seconds, 1)}))
 
 
-def load_checkpoint(folder: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
-    """Restore in place what `save_checkpoint` wrote; returns the steps done. Raises `UserError` if damaged."""
+def load_checkpoint(
+    folder: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Restore in place what `save_checkpoint` wrote; returns its steps and seconds. Raises `UserError` if damaged."""
     verify_manifest(folder)
     saved = load_file(folder / "model.safetensors")
     with torch.no_grad():
@@ -69,4 +71,5 @@ def load_checkpoint(folder: Path, parameters: dict[str, torch.Tensor], optimizer
         state.setdefault(int(number), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(json.loads((folder / "state.json").read_text())["step"])
+    progress = json.loads((folder / "state.json").read_text())
+    return int(progress["step"]), float(progress["seconds"])

@@ -47,9 +47,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
 
 
+def _begin_log(log: Path, start: int) -> None:
+    """Keep the lines up to step `start`: a run that was killed has logged steps that will be done again."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = log.read_text().splitlines(keepends=True) if start and log.is_file() else []
+    log.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+
+
 def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str, Any]:
     """Train `task` by `recipe`; logs to `run/log.jsonl`, checkpoints to `run/checkpoint`. Returns what `training.json`
-    records: settings, seconds, machine, final losses.
+    records: settings, steps, seconds (of all runs together), machine, final losses.
 
     Raises `UserError` when a loss is not finite; a KeyboardInterrupt keeps a checkpoint and is raised again.
     """
@@ -60,14 +67,12 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
     trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
     optimizer = accelerator.prepare(optimizer)
-    run.mkdir(parents=True, exist_ok=True)
-    start, checkpoint = 0, run / "checkpoint"
+    start, spent, checkpoint = 0, 0.0, run / "checkpoint"
     if resume and checkpoint.is_dir():
-        start = load_checkpoint(checkpoint, trained, optimizer.optimizer)
-    elif not resume:
-        (run / "log.jsonl").unlink(missing_ok=True)
+        start, spent = load_checkpoint(checkpoint, trained, optimizer.optimizer)
+    _begin_log(run / "log.jsonl", start)
 
-    began, done = time.perf_counter(), start
+    began, done = time.perf_counter() - spent, start  # as if it had never been interrupted
     seen: dict[str, list[float]] = defaultdict(list)
     means: dict[str, float] = {}
     bar = tqdm(range(start, recipe.steps), desc=recipe.stage, initial=start, total=recipe.steps, mininterval=2)
@@ -101,15 +106,15 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
                 bar.set_postfix(means)
                 seen.clear()
             if done % recipe.save_every == 0:
-                save_checkpoint(checkpoint, done, trained, optimizer.optimizer)
+                save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
     except KeyboardInterrupt:
-        save_checkpoint(checkpoint, done, trained, optimizer.optimizer)
+        save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
         raise
-    save_checkpoint(checkpoint, done, trained, optimizer.optimizer)
+    save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
     return {
         "recipe": asdict(recipe),
-        "steps_this_run": done - start,
-        "seconds_this_run": round(time.perf_counter() - began, 1),
+        "steps": done,
+        "seconds": round(time.perf_counter() - began, 1),
         "threads": torch.get_num_threads(),
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
         "losses": means,  # of the last logged window
