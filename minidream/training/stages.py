@@ -21,6 +21,8 @@ FOLDERS = {
     "igpt": "igpt",
     "instruct": "minidream",
 }
+# What a stage's result contains of an earlier one's: the earlier record is kept beside its own.
+ABSORBED = {"diffusion": "vae", "igpt": "align", "instruct": "igpt"}
 
 
 def _needs(out: Path, stage: str) -> Path:
@@ -76,5 +78,7 @@ def train(
         with atomic_folder(folder) as temporary:
             task.save(temporary)
             (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+            if earlier := ABSORBED.get(name):
+                shutil.copy(out / FOLDERS[earlier] / "training.json", temporary / f"training.{earlier}.json")
         shutil.rmtree(out / "runs" / name / "checkpoint", ignore_errors=True)
         print(f"{name}: {folder}", file=sys.stderr)

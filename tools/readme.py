@@ -1,0 +1,133 @@
+"""Write the README's measured figures, costs and story: `python tools/readme.py`.
+
+Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), costs from each
+`training.json` in `data/weights`, and the story from the weights themselves. Each table stands between two comments
+that name it; a test holds them equal to what this script would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+README, WEIGHTS = ROOT / "README.md", ROOT / "data" / "weights"
+RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / "samples" / "story.png"
+PROMPT = "A large red star in the top left, a small blue circle in the bottom right, on a white background."
+STAGES = {  # stage: its record in the shipped weights
+    "vae": "stable-diffusion/training.vae.json",
+    "clip": "clip/training.json",
+    "language": "llm/training.json",
+    "diffusion": "stable-diffusion/training.json",
+    "align": "align/training.json",
+    "igpt": "minidream/training.igpt.json",
+    "instruct": "minidream/training.json",
+}
+ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the result
+    "creation, overall": ("creation", "seen", "overall"),
+    "&nbsp; single object": ("creation", "seen", "single_object"),
+    "&nbsp; two objects": ("creation", "seen", "two_objects"),
+    "&nbsp; counting": ("creation", "seen", "counting"),
+    "&nbsp; colors": ("creation", "seen", "colors"),
+    "&nbsp; position": ("creation", "seen", "position"),
+    "&nbsp; color attribution": ("creation", "seen", "color_attribution"),
+    "the teacher (plain Stable Diffusion with CLIP text), overall": ("creation", "teacher", "overall"),
+    "captions, the whole scene exact": ("comprehension", "caption", "seen"),
+    "questions (VQA), overall": ("comprehension", "vqa", "seen", "overall"),
+    "POPE, F1 (random / popular / adversarial)": ("comprehension", "pope"),
+    "stories: `<dream>` exactly where it belongs": ("interleaved", "placement"),
+    "stories: every picture right": ("interleaved", "pictures"),
+    "facts that only a picture holds, kept": ("interleaved", "picture_only_facts"),
+    "edits": ("interleaved", "edits"),
+    "made-up names": ("interleaved", "made_up_names"),
+}
+
+
+def leaf(result: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
+    """What was measured at `path`."""
+    found: Any = result
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if "mean" in found:
+        return f"{found['mean']:.3f} ± {(found['high'] - found['low']) / 2:.3f}"
+    return " / ".join(f"{part['mean']:.3f}" for part in found.values())
+
+
+def _means(found: dict[str, Any] | None) -> list[float]:
+    if found is None:
+        return []
+    return [found["mean"]] if "mean" in found else [part["mean"] for part in found.values()]
+
+
+def figures(result: dict[str, Any]) -> str:
+    """The table of figures: asked, measured, held-out, and whether it falls short."""
+    from minidream.evaluation import asked
+
+    lines = ["| what | asked | seen | held-out | |", "|---|---|---|---|---|"]
+    for name, path in ROWS.items():
+        found = leaf(result, path)
+        unseen = leaf(result, tuple("held_out" if key == "seen" else key for key in path)) if "seen" in path else None
+        if path == ("creation", "teacher", "overall"):
+            unseen = leaf(result, ("creation", "teacher", "held_out", "overall"))
+        if found and "seen" in found and "mean" not in found:
+            found, unseen = found["seen"], found.get("held_out")
+        least, verdict = asked(path), ""
+        if least is not None:
+            verdict = "reached" if min(_means(found), default=0) >= least else "**short**"
+        lines.append(
+            f"| {name} | {'' if least is None else f'{least:.2f}'} | {_cell(found)} | {_cell(unseen)} | {verdict} |"
+        )
+    n, seconds = result["settings"]["n"], result["settings"]["seconds"]
+    command = f"`minidream evaluate all --n {n} --json data/results/evaluation.json`"
+    note = f"{command}, {seconds / 60:.0f} minutes on two CPU cores; ± is half a 95 % interval."
+    return "\n".join([*lines, "", note])
+
+
+def costs() -> str:
+    """The table of what each stage of the shipped weights cost."""
+    lines = ["| stage | steps | batch | minutes | threads |", "|---|---|---|---|---|"]
+    records = {stage: json.loads((WEIGHTS / file).read_text()) for stage, file in STAGES.items()}
+    for stage, record in records.items():
+        minutes = f"{record['seconds'] / 60:.0f}"
+        row = (stage, record["steps"], record["recipe"]["batch"], minutes, record["threads"])
+        lines.append(f"| {' | '.join(map(str, row))} |")
+    total = sum(record["seconds"] for record in records.values())
+    return "\n".join([*lines, f"| all | | | {total / 60:.0f} | |"])
+
+
+def filled(text: str) -> str:
+    """The README with both tables as they are now."""
+    tables = {"figures": figures(json.loads(RESULTS.read_text())), "costs": costs()}
+    for name, table in tables.items():
+        before, _, after = re.split(rf"(?<=<!-- {name} -->\n)(.*?)(?=<!-- /{name} -->)", text, flags=re.S)
+        text = f"{before}{table}\n{after}"
+    return text
+
+
+def draw_story() -> None:
+    """Write `PROMPT`'s story as the README's picture, under each picture the sentence before it."""
+    from minidream import Document, MiniDreamPipeline
+    from minidream.documents import write_atomically
+    from minidream.visualization import film_strip
+    from minidream.visualization.figures import to_png
+
+    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), max_pictures=4)
+    said = [before for before, part in pairwise(story) if not isinstance(part, str)]
+    write_atomically(STORY, to_png(film_strip(story.pictures, [str(words).strip() for words in said])))
+    print(story.text)
+
+
+if __name__ == "__main__":
+    if "--story" in sys.argv:
+        draw_story()
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
