@@ -60,7 +60,7 @@ class VAETask:
             sample_size=sizes.image_size,
         )
 
-    def batch(self, rng: random.Random) -> list[Scene]:
+    def batch(self, rng: random.Random, together: random.Random) -> list[Scene]:
         # Things teach the VAE, background hardly does: draw crowded scenes more often.
         return [random_scene(rng, rng.choice((1, 2, 3, 4, 4, 4))) for _ in range(self.recipe.batch)]
 
@@ -111,7 +111,7 @@ class CLIPTask:
             )
         )
 
-    def batch(self, rng: random.Random) -> tuple[list[Scene], list[str]]:
+    def batch(self, rng: random.Random, together: random.Random) -> tuple[list[Scene], list[str]]:
         scenes: dict[Scene, Scene] = {}
         while len(scenes) < self.recipe.batch:
             scene = random_scene(rng)
@@ -159,7 +159,7 @@ class LanguageTask:
             )
         )
 
-    def batch(self, rng: random.Random) -> list[str]:
+    def batch(self, rng: random.Random, together: random.Random) -> list[str]:
         return [sample("text", rng).document.text for _ in range(self.recipe.batch)]
 
     def losses(self, batch: list[str], modules: Any) -> dict[str, torch.Tensor]:
@@ -229,7 +229,7 @@ class DiffusionTask:
         }
         self.modules = torch.nn.ModuleDict(parts)
 
-    def batch(self, rng: random.Random) -> tuple[list[Scene], list[str]]:
+    def batch(self, rng: random.Random, together: random.Random) -> tuple[list[Scene], list[str]]:
         scenes = [random_scene(rng) for _ in range(self.recipe.batch)]
         # An empty caption now and then is the null condition that guidance needs.
         empty = self.recipe.condition_dropout

@@ -54,8 +54,9 @@ class DreamTask:
             CLIPTextModel.from_pretrained(out / "stable-diffusion" / "text_encoder").float().requires_grad_(False)
         )
 
-    def batch(self, rng: random.Random) -> list[Example]:
-        kind = rng.choices(list(self.recipe.mixture), weights=list(self.recipe.mixture.values()))[0]
+    def batch(self, rng: random.Random, together: random.Random) -> list[Example]:
+        # Kinds differ several times in what they cost: processes that drew their own would wait for one another.
+        kind = together.choices(list(self.recipe.mixture), weights=list(self.recipe.mixture.values()))[0]
         return [sample(kind, rng) for _ in range(self.recipe.batch)]
 
     def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:

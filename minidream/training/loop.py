@@ -1,7 +1,7 @@
 """One loop for all stages, on accelerate.
 
-What a step sees depends on nothing but (stage, seed, step): its examples come from `random.Random` and its noise from
-a torch generator, both seeded by these three. That is why a resumed run repeats an uninterrupted one bit for bit.
+What a step sees depends on nothing but (stage, seed, step, process): its examples come from `random.Random` and its
+noise from a torch generator, seeded by these. That is why a resumed run repeats an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from minidream.errors import UserError
 from minidream.training.checkpoint import load_checkpoint, save_checkpoint
+from minidream.training.parallel import average_gradients, begin_alike, processes
 from minidream.training.precision import bf16_is_fast, float32_attention_on_cpu
 from minidream.training.recipes import Recipe
 
@@ -32,8 +33,8 @@ class Task(Protocol):
 
     modules: Any  # a torch module with all it needs on the device; what requires a gradient is trained
 
-    def batch(self, rng: random.Random) -> Any:
-        """Draw one batch of examples."""
+    def batch(self, rng: random.Random, together: random.Random) -> Any:
+        """Draw this process's share of a batch from `rng`; what all processes must choose alike from `together`."""
 
     def losses(self, batch: Any, modules: Any) -> dict[str, torch.Tensor]:
         """Named losses; the key `loss` is minimised."""
@@ -60,26 +61,37 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
 
     Raises `UserError` when a loss is not finite; a KeyboardInterrupt keeps a checkpoint and is raised again.
     """
+    processes()
     AcceleratorState._reset_state()  # or the first stage of a process would fix the precision of all
     accelerator = Accelerator(mixed_precision="bf16" if recipe.mixed_precision and bf16_is_fast() else "no")
-    torch.manual_seed(recipe.seed)
-    modules = accelerator.prepare(task.modules)
+    rank, main = accelerator.process_index, accelerator.is_main_process
+    # Not for evaluation: so that it is not wrapped for one forward pass. A task calls the parts, see `parallel`.
+    modules = accelerator.prepare_model(task.modules, evaluation_mode=True)
     trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
     optimizer = accelerator.prepare(optimizer)
     start, spent, checkpoint = 0, 0.0, run / "checkpoint"
     if resume and checkpoint.is_dir():
         start, spent = load_checkpoint(checkpoint, trained, optimizer.optimizer)
-    _begin_log(run / "log.jsonl", start)
+    begin_alike(list(trained.values()))
+    if main:
+        _begin_log(run / "log.jsonl", start)
 
     began, done = time.perf_counter() - spent, start  # as if it had never been interrupted
     seen: dict[str, list[float]] = defaultdict(list)
     means: dict[str, float] = {}
-    bar = tqdm(range(start, recipe.steps), desc=recipe.stage, initial=start, total=recipe.steps, mininterval=2)
+    steps = range(start, recipe.steps)
+    bar = tqdm(steps, desc=recipe.stage, initial=start, total=recipe.steps, mininterval=2, disable=not main)
+
+    def keep() -> None:
+        if main:
+            save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
+
     try:
         for step in bar:
-            torch.manual_seed(hash((recipe.seed, step)))
-            batch = task.batch(random.Random(f"train-{recipe.stage}-{recipe.seed}-{step}"))
+            torch.manual_seed(hash((recipe.seed, step, rank)))
+            source = f"train-{recipe.stage}-{recipe.seed}-{step}"
+            batch = task.batch(random.Random(f"{source}-{rank}"), together=random.Random(source))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step)
             with accelerator.autocast(), float32_attention_on_cpu():
@@ -90,6 +102,7 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
                     f"(--set lr={recipe.lr / 2:g}) and start again with --resume"
                 )
             accelerator.backward(losses["loss"])
+            average_gradients(list(trained.values()))
             accelerator.clip_grad_norm_(trained.values(), recipe.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -97,7 +110,7 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
 
             for name, value in losses.items():
                 seen[name].append(value.item())
-            if done % recipe.log_every == 0:
+            if done % recipe.log_every == 0 and main:
                 means = {name: round(sum(values) / len(values), 6) for name, values in seen.items()}
                 with open(run / "log.jsonl", "a") as log:
                     log.write(
@@ -106,15 +119,16 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
                 bar.set_postfix(means)
                 seen.clear()
             if done % recipe.save_every == 0:
-                save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
+                keep()
     except KeyboardInterrupt:
-        save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
+        keep()
         raise
-    save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
+    keep()
     return {
         "recipe": asdict(recipe),
         "steps": done,
         "seconds": round(time.perf_counter() - began, 1),
+        "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
         "losses": means,  # of the last logged window

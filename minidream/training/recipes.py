@@ -59,9 +59,9 @@ _MINI = {
     "vae": Recipe("vae", steps=4500, batch=32, lr=1.5e-3),
     "clip": Recipe("clip", steps=1500, batch=192, lr=1e-3, weight_decay=0.01),
     "language": Recipe("language", steps=800, batch=64, lr=1.5e-3),
-    "diffusion": Recipe("diffusion", steps=2400, batch=128, lr=1e-3),
+    "diffusion": Recipe("diffusion", steps=3000, batch=128, lr=1e-3),
     "align": Recipe(
-        "align", steps=700, batch=64, lr=2e-3, trainable=_PROJECTORS,
+        "align", steps=500, batch=64, lr=2e-3, trainable=_PROJECTORS,
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
@@ -69,7 +69,7 @@ _MINI = {
         mixture={"text_to_image": 0.35, "image_to_text": 0.2, "interleaved": 0.4, "text": 0.05},
     ),
     "instruct": Recipe(
-        "instruct", steps=1500, batch=48, lr=8e-4, trainable=(*_PROJECTORS, "llm"),
+        "instruct", steps=1200, batch=48, lr=8e-4, trainable=(*_PROJECTORS, "llm"),
         mixture={"text_to_image": 0.25, "image_to_text": 0.1, "interleaved": 0.35, "qa": 0.25, "text": 0.05},
     ),
 }  # fmt: skip

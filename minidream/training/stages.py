@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from minidream.errors import UserError
 from minidream.training.checkpoint import atomic_folder
 from minidream.training.loop import Task, fit
+from minidream.training.parallel import processes, share
 from minidream.training.recipes import STAGES, Recipe, Sizes, recipe_for
 
 FOLDERS = {
@@ -63,22 +68,33 @@ def train(
     With `resume`, finished stages are kept and an interrupted one goes on from its last checkpoint with the same
     losses. Raises `UserError` for unknown names, settings out of range, or an earlier stage's result that is missing.
     """
-    out = Path(out or f"runs/{preset}")
+    out, together = Path(out or f"runs/{preset}"), processes()
     for name in STAGES if stage == "all" else (stage,):
         sizes, recipe = recipe_for(name, preset, overrides)
         folder = out / FOLDERS[name]
         if resume and (folder / "training.json").is_file():
             print(f"{name}: finished already ({folder})", file=sys.stderr)
             continue
-        task = _task(name, sizes, recipe, out)
+        torch.manual_seed(recipe.seed)  # new parameters are drawn
+        task = _task(name, sizes, replace(recipe, batch=share(recipe.batch)), out)
         record = fit(task, recipe, out / "runs" / name, resume)
-        record["command"] = f"minidream train {name} --preset {preset}" + "".join(
+        count = together.num_processes
+        program = "minidream" if count == 1 else f"torchrun --nproc_per_node {count} -m minidream.cli"
+        record["command"] = f"{program} train {name} --preset {preset}" + "".join(
             f" --set {key}={value}" for key, value in (overrides or {}).items()
         )
-        with atomic_folder(folder) as temporary:
-            task.save(temporary)
-            (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-            if earlier := ABSORBED.get(name):
-                shutil.copy(out / FOLDERS[earlier] / "training.json", temporary / f"training.{earlier}.json")
-        shutil.rmtree(out / "runs" / name / "checkpoint", ignore_errors=True)
-        print(f"{name}: {folder}", file=sys.stderr)
+        if together.is_main_process:
+            _keep(task, record, name, out)
+        together.wait_for_everyone()
+
+
+def _keep(task: Task, record: dict[str, Any], stage: str, out: Path) -> None:
+    """Write a finished stage's folder, then drop its checkpoint."""
+    folder = out / FOLDERS[stage]
+    with atomic_folder(folder) as temporary:
+        task.save(temporary)
+        (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+        if earlier := ABSORBED.get(stage):
+            shutil.copy(out / FOLDERS[earlier] / "training.json", temporary / f"training.{earlier}.json")
+    shutil.rmtree(out / "runs" / stage / "checkpoint", ignore_errors=True)
+    print(f"{stage}: {folder}", file=sys.stderr)
