@@ -66,11 +66,11 @@ _MINI = {
     ),
     "igpt": Recipe(
         "igpt", steps=1500, batch=48, lr=1e-3, trainable=(*_PROJECTORS, "llm"),
-        mixture={"text_to_image": 0.35, "image_to_text": 0.2, "interleaved": 0.4, "text": 0.05},
+        mixture={"text_to_image": 0.3, "image_to_text": 0.25, "interleaved": 0.4, "text": 0.05},
     ),
     "instruct": Recipe(
         "instruct", steps=1200, batch=48, lr=8e-4, trainable=(*_PROJECTORS, "llm"),
-        mixture={"text_to_image": 0.25, "image_to_text": 0.1, "interleaved": 0.35, "qa": 0.25, "text": 0.05},
+        mixture={"text_to_image": 0.2, "image_to_text": 0.15, "interleaved": 0.35, "qa": 0.3},
     ),
 }  # fmt: skip
 PRESETS: dict[str, tuple[Sizes, dict[str, Recipe]]] = {
