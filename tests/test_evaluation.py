@@ -148,7 +148,7 @@ def test_who_knows_everything_scores_one_and_the_json_has_the_designs_shape():
     assert result["creation"]["seen"]["overall"]["n"] == 6 * N
     assert set(result["comprehension"]) == {"caption", "vqa", "pope"}
     assert set(result["comprehension"]["caption"]) == set(result["comprehension"]["vqa"]) == {"seen", "held_out"}
-    assert set(result["comprehension"]["vqa"]["held_out"]) == set(QUESTION_TYPES)
+    assert set(result["comprehension"]["vqa"]["held_out"]) == {*QUESTION_TYPES, "overall"}
     assert set(result["comprehension"]["pope"]) == {"random", "popular", "adversarial"}
     assert set(result["interleaved"]) == {*STORIES, "held_out"}
     assert set(result["interleaved"]["held_out"]) == set(STORIES)
@@ -189,7 +189,7 @@ def test_no_random_number_is_shared_with_training(monkeypatch, tmp_path):
     source = "".join(
         path.read_text() for path in (creation.Path(creation.__file__).parents[1] / "training").glob("*.py")
     )
-    assert "random.Random(" in source and "evaluation" not in source
+    assert "random.Random(" in source and "evaluation-" not in source
 
 
 def test_training_and_evaluation_draw_different_scenes():

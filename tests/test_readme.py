@@ -13,6 +13,7 @@ import pytest
 
 import minidream
 from minidream.cli import _parser
+from tools import readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,3 +86,14 @@ def test_the_file_tree_leaves_no_part_of_the_package_out():
     there = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
     there |= {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     assert there == tree()["minidream/"]
+
+
+def test_its_figures_and_costs_are_those_that_were_measured():
+    """`python tools/readme.py` after an evaluation or a training."""
+    assert readme.filled(README) == README
+    assert "| creation, overall |" in README and "| instruct |" in README
+
+
+def test_its_pictures_are_there():
+    shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", README)
+    assert shown and all(alt and (ROOT / file).is_file() for alt, file in shown)

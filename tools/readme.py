@@ -95,11 +95,11 @@ def figures(result: dict[str, Any]) -> str:
 
 def costs() -> str:
     """The table of what each stage of the shipped weights cost."""
-    lines = ["| stage | steps | batch | minutes | threads |", "|---|---|---|---|---|"]
+    lines = ["| stage | steps | batch | minutes | cores |", "|---|---|---|---|---|"]
     records = {stage: json.loads((WEIGHTS / file).read_text()) for stage, file in STAGES.items()}
     for stage, record in records.items():
         minutes = f"{record['seconds'] / 60:.0f}"
-        row = (stage, record["steps"], record["recipe"]["batch"], minutes, record["threads"])
+        row = (stage, record["steps"], record["recipe"]["batch"], minutes, record["processes"] * record["threads"])
         lines.append(f"| {' | '.join(map(str, row))} |")
     total = sum(record["seconds"] for record in records.values())
     return "\n".join([*lines, f"| all | | | {total / 60:.0f} | |"])

@@ -61,18 +61,18 @@ def questions(kind: str, n: int, seed: int, part: str) -> list[tuple[Scene, Ques
 
 
 def vqa(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-    """The share of right answers by type of question."""
-    return {
-        "vqa": {
-            part: {kind: _answers(candidate, questions(kind, n, seed, part)) for kind in QUESTION_TYPES}
-            for part in PARTS
-        }
-    }
+    """The share of right answers by type of question, and `overall`."""
+    shares: dict[str, dict[str, Leaf]] = {}
+    for part in PARTS:
+        right = {kind: _answered(candidate, questions(kind, n, seed, part)) for kind in QUESTION_TYPES}
+        shares[part] = {kind: proportion(passed) for kind, passed in right.items()}
+        shares[part]["overall"] = proportion([passed for some in right.values() for passed in some])
+    return {"vqa": shares}
 
 
-def _answers(candidate: Candidate, asked: list[tuple[Scene, Question]]) -> Leaf:
+def _answered(candidate: Candidate, asked: list[tuple[Scene, Question]]) -> list[bool]:
     said = candidate.ask(pictures_of([scene for scene, _ in asked]), [question.question for _, question in asked])
-    return proportion([plain(text) == question.answer for text, (_, question) in zip(said, asked, strict=True)])
+    return [plain(text) == question.answer for text, (_, question) in zip(said, asked, strict=True)]
 
 
 def plain(answer: str) -> str:
