@@ -151,7 +151,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.out is not None:
         _check_place(options.out / "training.json")
     try:
-        train(options.stage, options.preset, options.out, dict(options.set), options.resume)
+        train(options.stage, options.preset, options.out, dict(options.set), options.resume, options.init)
     except KeyboardInterrupt:
         again = f"the last checkpoint is kept, go on with `minidream train {options.stage} --preset {options.preset}"
         raise KeyboardInterrupt(f"{again}{f' --out {options.out}' if options.out else ''} --resume`") from None
@@ -221,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="how large (default: mini)")
     train.add_argument("--resume", action="store_true", help="keep what is finished, go on from the last checkpoint")
     train.add_argument("--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="of a recipe")
+    train.add_argument("--init", type=Path, metavar="DIR", help="begin with the weights of an earlier run's stage")
     train.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/PRESET)")
 
     evaluate = command("evaluate", _evaluate, "measure what a model can do, exactly")

@@ -84,7 +84,7 @@ class MiniDreamPipeline:
         self,
         captions: str | Sequence[str],
         negative: str | None = None,
-        guidance: float = 3.0,
+        guidance: float = 2.0,
         steps: int = 20,
         seed: int | Sequence[int] = 0,
         solver: str = "dpm",

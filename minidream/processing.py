@@ -16,7 +16,7 @@ What belongs to the prompt has no loss, and a prompt's picture is only seen: IB,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,14 +144,14 @@ class MiniDreamProcessor:
         self,
         documents: Sequence[Document],
         mode: str = "interleaved",
-        prompt_parts: Sequence[int] | None = None,
+        prompt_parts: Sequence[int | Container[int]] | None = None,
         padding_side: str = "right",
         add_eos: bool = True,
         generation_prompt: bool = False,
     ) -> Batch:
         """Write documents as one batch.
 
-        `prompt_parts`: how many leading parts of each are given (no loss; pictures seen, not dreamed).
+        `prompt_parts`: how many leading parts of each, or which, are given (no loss; pictures seen, not dreamed).
         `generation_prompt`: all parts are given and nothing ends the sequence; in mode "text_to_image" an empty dream
         block follows, ready to be drawn. A document longer than `max_length` loses whole parts at its end (and </s>,
         for it does not end there); as a generation prompt it is refused.
@@ -164,7 +164,7 @@ class MiniDreamProcessor:
             raise ValueError(f"padding_side is left or right, not {padding_side!r}")
         if generation_prompt:
             add_eos, prompt_parts = False, [len(document) for document in documents]
-        given = [0] * len(documents) if prompt_parts is None else prompt_parts
+        given = [range(parts) if isinstance(parts, int) else parts for parts in prompt_parts or [0] * len(documents)]
         rows = [
             self._write(document, mode, parts, add_eos, generation_prompt)
             for document, parts in zip(documents, given, strict=True)
@@ -198,13 +198,15 @@ class MiniDreamProcessor:
         row.add([self.im_patch] * self.num_patches, patches=True)
         row.add([self.im_end])
 
-    def _write(self, document: Document, mode: str, prompt_parts: int, add_eos: bool, prompt: bool) -> _Sequence:
+    def _write(
+        self, document: Document, mode: str, prompt_parts: Container[int], add_eos: bool, prompt: bool
+    ) -> _Sequence:
         row, drawn_next = _Sequence(), prompt and mode == "text_to_image"
         row.add([self.bos])
         room = self.max_length - (self.dream_block_length if drawn_next else 1)  # 1: </s>, or the first token to come
         whole = True
         for index, part in enumerate(document):
-            given = index < prompt_parts
+            given = index in prompt_parts
             if isinstance(part, str):
                 ids = self.encode(part)
                 whole = len(row.ids) + len(ids) <= room

@@ -29,7 +29,7 @@ class SamplingOptions:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | Sequence[int] = 0
-    guidance: float = 3.0
+    guidance: float = 2.0
     steps: int = 20
     solver: str = "dpm"
     max_pictures: int = 6

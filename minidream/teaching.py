@@ -61,7 +61,7 @@ class Bill:
 
     def __str__(self) -> str:
         wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-        return f"{wall:.0f} s ({cpu:.0f} s of CPU time) on {os.cpu_count()} CPU cores, {peak_memory():.1f} GB of memory"
+        return f"{wall:.0f} s on {os.cpu_count()} CPU cores, {cpu:.0f} s of CPU time, {peak_memory():.1f} GB of memory"
 
 
 def peak_memory() -> float:

@@ -147,14 +147,10 @@ def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minidream.training.stages", SimpleNamespace(train=lambda *a: called.append(a)))  # type: ignore[arg-type]
     for stage in (*STAGES, "all"):
         assert cli.main(["train", stage]) == 0
-        assert called.pop() == (stage, "mini", None, {}, False)
-    assert (
-        cli.main(
-            ["train", "clip", "--preset", "nano", "--resume", "--set", "steps=9", "--set", "lr=1e-4", "--out", "w"]
-        )
-        == 0
-    )
-    assert called == [("clip", "nano", Path("w"), {"steps": "9", "lr": "1e-4"}, True)]
+        assert called.pop() == (stage, "mini", None, {}, False, None)
+    line = "train clip --preset nano --resume --set steps=9 --set lr=1e-4 --out w --init v"
+    assert cli.main(line.split()) == 0
+    assert called == [("clip", "nano", Path("w"), {"steps": "9", "lr": "1e-4"}, True, Path("v"))]
 
 
 def test_evaluate_writes_json_and_prints_the_table(
@@ -189,7 +185,7 @@ def test_tour_with_a_stand_in(painter: type[Painter], capsys: pytest.CaptureFixt
     sample = painter.asked[1][1][0]
     assert isinstance(sample[0], Image.Image) and sample[0].size == (SIDE, SIDE)  # it begins with the picture
     out = capsys.readouterr().out
-    assert re.search(r"written: t\.html \(\d+ s on \d+ CPU cores, [\d.]+ GB of memory\)", out)
+    assert re.search(r"written: t\.html \(\d+ s on \d+ CPU cores, \d+ s of CPU time, [\d.]+ GB of memory\)", out)
     Image.new("RGB", (100, 80), "green").save("mine.webp")
     assert cli.main(["tour", "-o", "t.html", "--picture", "mine.webp"]) == 0
     assert painter.asked[-7][1][0][0].size == (100, 80)

@@ -261,7 +261,8 @@ def test_answers_are_compared_without_case_and_full_stop():
 
 
 def test_a_story_goes_on_from_the_candidates_own_pictures():
-    told = [story for kind in KINDS for story in interleaved.stories(kind, N, SEED)]
+    kinds = [kind for kind in KINDS if kind != "again"]  # whose texts do not say which document it is
+    told = [story for kind in kinds for story in interleaved.stories(kind, N, SEED)]
     marks = iter(range(1, 1000))
     seen = []
 

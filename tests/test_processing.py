@@ -57,6 +57,8 @@ def test_tokenizer_learns_merges_up_to_its_size():
         ("interleaved", ["one", RED, "two", BLUE], 3,
          f"<s>one{IMAGE_BLOCK}two{DREAM_BLOCK}{IMAGE_BLOCK}</s>", "<dream></s>"),
         ("text", ["one", "two"], 1, "<s>onetwo</s>", "two</s>"),
+        ("image_to_text", [RED, "one", "two", "three", "four"], {0, 1, 3},
+         f"<s>{IMAGE_BLOCK}onetwothreefour</s>", "twofour</s>"),
     ],
 )  # fmt: skip
 def test_sequences_and_labels_are_the_papers(mode, parts, given, sequence, labels):
@@ -132,10 +134,10 @@ def test_generation_prompts_are_given_whole():
 
 def test_the_prompt_formats_are_the_training_ones():
     example = sample("qa", random.Random(0))
-    picture, asked, _ = example.document
+    picture, asked = example.document[:2]
     question = asked.removeprefix("Question: ").removesuffix(" Answer:")
     assert question != asked and question_prompt(question) == asked
-    assert visual_question(caption_prompt(picture), question) == example.document[: example.prompt_parts]
+    assert visual_question(caption_prompt(picture), question) == example.document[:2]
 
 
 def test_saved_and_opened_again_it_writes_the_same(tmp_path):

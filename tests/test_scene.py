@@ -20,6 +20,7 @@ from minidream.world.scene import (
     Scene,
     Thing,
     is_held_out,
+    neighbour,
     random_scene,
     related,
 )
@@ -181,3 +182,18 @@ def test_wrong_scenes_are_refused() -> None:
         Scene("white", ())
     with pytest.raises(ValueError, match="same place"):
         Scene("white", (thing, replace(thing, color="blue")))
+
+
+def test_a_neighbour_differs_in_one_fact() -> None:
+    rng, changed = random.Random("neighbour"), []
+    for _ in range(400):
+        scene = random_scene(rng)
+        other = neighbour(scene, rng)
+        (before,), (after,) = set(scene.things) - set(other.things), set(other.things) - set(scene.things)
+        facts = ("place", "color", "shape", "size", "offset")
+        (fact,) = [name for name in facts if getattr(before, name) != getattr(after, name)]
+        changed.append(fact)
+        assert other.background == scene.background and len(other.things) == len(scene.things)
+        assert not is_held_out(other)
+    assert set(changed) == {"place", "color", "shape", "size"}
+    assert changed.count("shape") > 150

@@ -243,6 +243,14 @@ def test_references_name_exactly_one_thing():
     assert references(Scene("grey", twins), twins[0], "place") == []
 
 
+def test_again_changes_nothing() -> None:
+    rng = random.Random("again")
+    for _ in range(20):
+        story = tell.KINDS["again"](rng, False)
+        before, text, after = story.document_plan
+        assert before == after and isinstance(text, str) and story.given == 2
+
+
 @pytest.mark.parametrize("held_out", [False, True, None])
 @pytest.mark.parametrize("kind", ["story", "facts", "edit"])
 def test_sentence_and_document_determine_the_next_scene(kind, held_out):

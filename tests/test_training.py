@@ -160,6 +160,32 @@ def test_the_parts_open_in_plain_libraries(nano: Path) -> None:
     assert llm.config.vocab_size == len(tokenizer)
 
 
+def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_path: Path) -> None:
+    still = {"steps": "1", "lr": "1e-12"}
+    train("clip", "nano", tmp_path / "second", still, init=nano / "clip")
+    before, after = (load_file(run / "clip" / "model.safetensors") for run in (nano, tmp_path / "second"))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(after[name].float(), value.float(), atol=1e-3) for name, value in before.items())
+    record = json.loads((tmp_path / "second" / "clip" / "training.json").read_text())
+    assert record["command"].endswith(f"--init {nano / 'clip'}")
+
+    again = tmp_path / "again"
+    shutil.copytree(nano, again)
+    train("igpt", "nano", again, still, init=nano / "minidream")
+    moved, first = (
+        load_file(file) for file in (again / "igpt/trained.safetensors", nano / "minidream/model.safetensors")
+    )
+    assert all(torch.allclose(value, first[name].float(), atol=1e-3) for name, value in moved.items())
+
+
+def test_wrong_first_weights_are_refused(nano: Path, tmp_path: Path) -> None:
+    for init in (nano / "align", tmp_path / "nothing"):
+        with pytest.raises(UserError, match="holds no weights that fit"):
+            train("clip", "nano", tmp_path / "second", init=init)
+    with pytest.raises(UserError, match="name the stage instead of all"):
+        train("all", "nano", tmp_path / "second", init=nano / "clip")
+
+
 def test_a_preset_may_have_larger_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, table = PRESETS["nano"]
     monkeypatch.setitem(PRESETS, "nano", (replace(sizes, image_size=128, max_length=768), table))

@@ -49,7 +49,7 @@ def evaluate(
     weights: Path | None = None,
     *,
     partial: Path | None = None,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     steps: int = 20,
     device: str | None = None,
 ) -> dict[str, Any]:

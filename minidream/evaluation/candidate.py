@@ -66,7 +66,7 @@ def look(pictures: Sequence[Image.Image]) -> list[Scene | None]:
 class PipelineCandidate:
     """A `MiniDreamPipeline` as a candidate, with `guidance` and `steps` for all it draws."""
 
-    def __init__(self, pipe: Any, guidance: float = 3.0, steps: int = 20) -> None:
+    def __init__(self, pipe: Any, guidance: float = 2.0, steps: int = 20) -> None:
         self.pipe, self.guidance, self.steps = pipe, guidance, steps
 
     def draw(self, captions: list[str], seed: int) -> list[Image.Image]:

@@ -103,7 +103,7 @@ class ImageDecoder(nn.Module):
         condition: Tensor,
         null_condition: Tensor | None = None,
         *,
-        guidance: float = 3.0,
+        guidance: float = 2.0,
         steps: int = 20,
         solver: str = "dpm",
         generators: Sequence[torch.Generator] | None = None,

@@ -26,7 +26,7 @@ from minidream.tokenizer import train_tokenizer
 from minidream.training.recipes import Recipe, Sizes
 from minidream.world.corpora import caption_pair, sample
 from minidream.world.draw import draw_batch
-from minidream.world.scene import Scene, random_scene
+from minidream.world.scene import Scene, neighbour, random_scene
 from minidream.world.tell import caption
 
 CAPTION_TOKENS = 56  # what CLIP's text tower reads; the longest caption of four things has under 50 (a test counts)
@@ -85,6 +85,8 @@ class VAETask:
 class CLIPTask:
     """Contrastive pairs of pictures and captions, all captions of a batch distinct."""
 
+    NEIGHBOURS = 3
+
     def __init__(self, sizes: Sizes, recipe: Recipe) -> None:
         captions = (caption_pair(random.Random(f"train-tokenizer-{i}"))[1] for i in range(10_000))
         self.recipe, self.tokenizer = recipe, train_tokenizer(captions, vocab_size=512, special_tokens=())
@@ -112,11 +114,15 @@ class CLIPTask:
         )
 
     def batch(self, rng: random.Random, together: random.Random) -> tuple[list[Scene], list[str]]:
+        # Random scenes are told apart by their colours alone, so each brings neighbours that only its shapes, sizes
+        # and places tell it from (hard negatives).
         scenes: dict[Scene, Scene] = {}
         while len(scenes) < self.recipe.batch:
             scene = random_scene(rng)
-            scenes[scene.facts()] = scene
-        return list(scenes.values()), [caption(scene, rng) for scene in scenes.values()]
+            for made in (scene, *(neighbour(scene, rng) for _ in range(self.NEIGHBOURS))):
+                scenes[made.facts()] = made
+        drawn = list(scenes.values())[: self.recipe.batch]
+        return drawn, [caption(scene, rng) for scene in drawn]
 
     def losses(self, batch: tuple[list[Scene], list[str]], modules: Any) -> dict[str, torch.Tensor]:
         scenes, captions = batch

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from minidream.errors import UserError
 from minidream.training.checkpoint import atomic_folder
 from minidream.training.loop import Task, fit
 from minidream.training.parallel import processes, share
 from minidream.training.recipes import STAGES, Recipe, Sizes, recipe_for
+from minidream.weights import verify_manifest
 
 FOLDERS = {
     "vae": "vae",
@@ -62,12 +64,16 @@ def train(
     out: Path | None = None,
     overrides: dict[str, str] | None = None,
     resume: bool = False,
+    init: Path | None = None,
 ) -> None:
     """Train one stage (or `all`) into the folder `out`: the weights in `out/FOLDER`, logs in `out/runs/STAGE`.
 
     With `resume`, finished stages are kept and an interrupted one goes on from its last checkpoint with the same
-    losses. Raises `UserError` for unknown names, settings out of range, or an earlier stage's result that is missing.
+    losses. `init` names a folder whose weights one stage begins with: those parameters that both have.
+    Raises `UserError` for unknown names, settings out of range, or an earlier stage's result that is missing.
     """
+    if init and stage == "all":
+        raise UserError("--init gives one stage its first weights: name the stage instead of all")
     out, together = Path(out or f"runs/{preset}"), processes()
     for name in STAGES if stage == "all" else (stage,):
         sizes, recipe = recipe_for(name, preset, overrides)
@@ -77,15 +83,30 @@ def train(
             continue
         torch.manual_seed(recipe.seed)  # new parameters are drawn
         task = _task(name, sizes, replace(recipe, batch=share(recipe.batch)), out)
+        if init:
+            _begin_with(task, init)
         record = fit(task, recipe, out / "runs" / name, resume)
         count = together.num_processes
         program = "minidream" if count == 1 else f"torchrun --nproc_per_node {count} -m minidream.cli"
         record["command"] = f"{program} train {name} --preset {preset}" + "".join(
             f" --set {key}={value}" for key, value in (overrides or {}).items()
         )
+        record["command"] += f" --init {init}" if init else ""
         if together.is_main_process:
             _keep(task, record, name, out)
         together.wait_for_everyone()
+
+
+def _begin_with(task: Task, init: Path) -> None:
+    """Copy the weights in the folder `init` into `task`; raises `UserError` where there are none that fit."""
+    verify_manifest(init)
+    files = sorted(init.glob("*.safetensors"))
+    found = {name: value for file in files for name, value in load_file(file).items()}
+    own = {name: value.shape for name, value in task.modules.named_parameters()}
+    fitting = {name: value for name, value in found.items() if own.get(name) == value.shape}
+    if not fitting:
+        raise UserError(f"{init} holds no weights that fit this stage: name the folder of the same stage and preset")
+    task.modules.load_state_dict(fitting, strict=False)
 
 
 def _keep(task: Task, record: dict[str, Any], stage: str, out: Path) -> None:

@@ -15,7 +15,7 @@ from minidream.documents import Document
 from minidream.world.captions import caption
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
-from minidream.world.questions import QUESTION_TYPES, Question, ask, questions
+from minidream.world.questions import Question, questions
 from minidream.world.scene import SIDE, Scene, random_scene
 from minidream.world.stories import KINDS, edit, made_up_name, story
 
@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 # What an interleaved document is, and how often.
-INTERLEAVED = {"story": 0.4, "facts": 0.2, "edit": 0.2, "name": 0.2}
+INTERLEAVED = {"story": 0.35, "facts": 0.2, "edit": 0.2, "again": 0.1, "name": 0.15}
 
 
 @dataclass(frozen=True)
 class Example:
     """A document to learn from. `plan`: its texts, with a `Scene` where a picture stands. `kind`: one of `SAMPLERS`;
     `variant`: which sort of it (a story's kind, a question's type). `prompt_parts`: how many leading parts are given,
-    so that no loss falls on them."""
+    or which, so that no loss falls on them."""
 
     plan: tuple[str | Scene, ...]
     kind: str
     variant: str = ""
-    prompt_parts: int = 0
+    prompt_parts: int | frozenset[int] = 0
 
     @cached_property
     def document(self) -> Document:
@@ -109,13 +109,17 @@ def _image_to_text(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _qa(rng: random.Random, held_out: bool | None) -> Example:
+    """One to four questions about a picture, each of another type; the answers alone are taught."""
     scene = random_scene(rng, held_out=held_out)
-    asked = ask(scene, rng.choice(list(QUESTION_TYPES)), rng)
-    return Example((scene, question_text(asked.question), f" {asked.answer}"), "qa", asked.type, prompt_parts=2)
+    asked = questions(scene, rng)[: rng.randint(1, 4)]
+    plan: list[str | Scene] = [scene]
+    for turn, each in enumerate(asked):
+        plan += [" " * bool(turn) + question_text(each.question), f" {each.answer}"]
+    return Example(tuple(plan), "qa", asked[0].type, frozenset((0, *range(1, len(plan), 2))))
 
 
 def interleaved(rng: random.Random, held_out: bool | None = False, variant: str | None = None) -> Example:
-    """A document of one of the story kinds: "story", "facts", "edit" or "name"; drawn if not given."""
+    """A document of a kind of `INTERLEAVED`; drawn if not given."""
     chosen = variant or rng.choices(list(INTERLEAVED), weights=list(INTERLEAVED.values()))[0]
     told = KINDS[chosen](rng, held_out)
     return Example(tuple(told.document_plan), "interleaved", chosen, told.given)

@@ -154,3 +154,20 @@ def random_scene(rng: random.Random, count: int | None = None, held_out: bool | 
         scene = Scene(rng.choice(list(BACKGROUNDS)), tuple(random_thing(rng, place) for place in places))
         if held_out is None or is_held_out(scene) == held_out:
             return scene
+
+
+def neighbour(scene: Scene, rng: random.Random) -> Scene:
+    """Another scene, nothing in it held out, that differs in one fact of one thing: mostly its shape, which is hardest
+    to see."""
+    index = rng.randrange(len(scene.things))
+    thing = scene.things[index]
+    rest = scene.things[:index] + scene.things[index + 1 :]
+    known = {"shape": SHAPES, "size": tuple(SIZES), "color": tuple(COLORS), "place": tuple(scene.empty_places())}
+    while True:
+        fact = rng.choices(list(known), weights=(5, 2, 2, 1))[0]
+        others = [value for value in known[fact] if value != getattr(thing, fact)]
+        if others:
+            changed = replace(thing, **{fact: rng.choice(others)})  # type: ignore[arg-type]  # a key of `known`
+            made = Scene(scene.background, (*rest, changed))
+            if not is_held_out(made):
+                return made

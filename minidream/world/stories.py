@@ -1,8 +1,9 @@
 """Documents before they are drawn: texts and scenes in turn, where a scene stands for the picture in its place.
 
 A story is a state that sentences change. Every sentence, together with the document before it, determines the next
-scene; alone it does not ("The star turns green."). Four kinds: `story`; `facts`, whose background and sizes only the
-first picture tells; `edit`; and `name`, where a made-up word is bound to what a picture shows. Taught in notebook 01.
+scene; alone it does not ("The star turns green."). Five kinds: `story`; `facts`, whose background and sizes only the
+first picture tells; `edit`; `again`, an edit that changes nothing, the plainest lesson in drawing what is seen; and
+`name`, where a made-up word is bound to what a picture shows. Taught in notebook 01.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ NAMES = tuple(
     start + end for start in ("da", "wu", "bli", "to", "fe", "zor", "nil") for end in ("x", "gu", "kka", "zz")
 )
 QUIET = ("Nothing happens for a while.", "All is quiet.", "Then the wind blows.", "Time goes by.")
+AGAIN = ("Draw it again.", "The same once more.", "Nothing changes.")
 
 
 @dataclass(frozen=True)
 class Story:
-    """`document_plan`: texts and scenes in order. `kind`: "story", "facts", "edit" or "name". `given`: how many
+    """`document_plan`: texts and scenes in order. `kind`: one of `KINDS`. `given`: how many
     leading parts are the reader's, not the model's to write."""
 
     document_plan: list[str | Scene]
@@ -212,6 +214,12 @@ def edit(rng: random.Random, held_out: bool | None = False) -> Story:
     return _until_held_out(make, held_out)
 
 
+def again(rng: random.Random, held_out: bool | None = False) -> Story:
+    """A picture, and the same things drawn once more."""
+    scene = random_scene(rng, held_out=held_out)
+    return Story([scene, rng.choice(AGAIN), scene], "again", given=2)
+
+
 def made_up_name(rng: random.Random, held_out: bool | None = False) -> Story:
     """One or two made-up names, each bound to the thing in a picture, then a scene with the first or second of them.
 
@@ -244,4 +252,10 @@ def made_up_name(rng: random.Random, held_out: bool | None = False) -> Story:
     return _until_held_out(make, held_out)
 
 
-KINDS: dict[str, Callable[..., Story]] = {"story": story, "facts": facts_story, "edit": edit, "name": made_up_name}
+KINDS: dict[str, Callable[..., Story]] = {
+    "story": story,
+    "facts": facts_story,
+    "edit": edit,
+    "again": again,
+    "name": made_up_name,
+}
