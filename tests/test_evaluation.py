@@ -497,7 +497,9 @@ def test_what_is_said_and_drawn_is_what_the_pipelines_verbs_give(tiny, monkeypat
     assert candidate.caption(pictures) == tiny.caption(pictures)
     assert candidate.ask(pictures, questions) == tiny.ask(pictures, questions, max_tokens=16)
     captions = [caption(random_scene(random.Random(i)), random.Random(i)) for i in range(5)]
-    assert candidate.draw(captions, 9) == tiny.draw(captions, guidance=2.0, steps=2, seed=[9, 10, 11, 12, 13])
+    drawn = tiny.draw(captions, guidance=2.0, steps=2, seed=[9, 10, 11, 12, 13])
+    for ours, theirs in zip(candidate.draw(captions, 9), drawn, strict=True):
+        np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), atol=1)  # rounding, by batch
 
 
 def test_an_interruption_is_not_graded_as_silence(tiny, monkeypatch):

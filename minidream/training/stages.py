@@ -91,20 +91,22 @@ def train(
         record["command"] = f"{program} train {name} --preset {preset}" + "".join(
             f" --set {key}={value}" for key, value in (overrides or {}).items()
         )
-        record["command"] += f" --init {init}" if init else ""
+        if init:
+            record["command"] += f" --init {init}"
+            record["began_with"] = json.loads((init / "training.json").read_text())
         if together.is_main_process:
             _keep(task, record, name, out)
         together.wait_for_everyone()
 
 
 def _begin_with(task: Task, init: Path) -> None:
-    """Copy the weights in the folder `init` into `task`; raises `UserError` where there are none that fit."""
+    """Copy the weights in the folder `init`, the result of a stage, into `task`; raises `UserError` if none fit."""
     verify_manifest(init)
     files = sorted(init.glob("*.safetensors"))
     found = {name: value for file in files for name, value in load_file(file).items()}
     own = {name: value.shape for name, value in task.modules.named_parameters()}
     fitting = {name: value for name, value in found.items() if own.get(name) == value.shape}
-    if not fitting:
+    if not fitting or not (init / "training.json").is_file():
         raise UserError(f"{init} holds no weights that fit this stage: name the folder of the same stage and preset")
     task.modules.load_state_dict(fitting, strict=False)
 
