@@ -183,6 +183,10 @@ def test_wrong_first_weights_are_refused(nano: Path, tmp_path: Path) -> None:
     for init in (nano / "align", tmp_path / "nothing"):
         with pytest.raises(UserError, match="holds no weights that fit"):
             train("clip", "nano", tmp_path / "second", init=init)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "model.safetensors").write_bytes((nano / "clip" / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        train("clip", "nano", tmp_path / "second", init=tmp_path / "cut")
     with pytest.raises(UserError, match="name the stage instead of all"):
         train("all", "nano", tmp_path / "second", init=nano / "clip")
 

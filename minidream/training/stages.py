@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from minidream.errors import UserError
@@ -102,8 +103,12 @@ def train(
 def _begin_with(task: Task, init: Path) -> None:
     """Copy the weights in the folder `init`, the result of a stage, into `task`; raises `UserError` if none fit."""
     verify_manifest(init)
-    files = sorted(init.glob("*.safetensors"))
-    found = {name: value for file in files for name, value in load_file(file).items()}
+    try:
+        found = {name: value for file in sorted(init.glob("*.safetensors")) for name, value in load_file(file).items()}
+    except SafetensorError as error:
+        raise UserError(
+            f"{init} cannot be read ({error}): name another folder, or train again"
+        ) from None
     own = {name: value.shape for name, value in task.modules.named_parameters()}
     fitting = {name: value for name, value in found.items() if own.get(name) == value.shape}
     if not fitting or not (init / "training.json").is_file():
