@@ -106,9 +106,7 @@ def _begin_with(task: Task, init: Path) -> None:
     try:
         found = {name: value for file in sorted(init.glob("*.safetensors")) for name, value in load_file(file).items()}
     except SafetensorError as error:
-        raise UserError(
-            f"{init} cannot be read ({error}): name another folder, or train again"
-        ) from None
+        raise UserError(f"{init} cannot be read ({error}): name another folder, or train again") from None
     own = {name: value.shape for name, value in task.modules.named_parameters()}
     fitting = {name: value for name, value in found.items() if own.get(name) == value.shape}
     if not fitting or not (init / "training.json").is_file():
