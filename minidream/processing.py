@@ -16,7 +16,7 @@ What belongs to the prompt has no loss, and a prompt's picture is only seen: IB,
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def caption_prompt(picture: Image.Image) -> Document:
 
 def visual_question(about: Document, question: str) -> Document:
     """What the model reads before it answers a question about a picture or a document."""
-    return Document([*about, question_prompt(question)])
+    space = " " if about and isinstance(about[-1], str) else ""
+    return Document([*about, space + question_prompt(question)])
 
 
 @dataclass
@@ -61,14 +62,15 @@ class Batch:
     """B documents as sequences of length L, with their K pictures."""
 
     input_ids: Tensor  # (B, L) long; the placeholders of both blocks hold <im_patch>
-    attention_mask: Tensor  # (B, L) long; 0 where padded
-    position_ids: Tensor  # (B, L) long; counted over what is not padding, so that padding changes nothing
+    attention_mask: Tensor  # (B, L) long; 0 where padded; in packed rows the documents are numbered 1, 2, ...
+    position_ids: Tensor  # (B, L) long; counted within a document, so that padding and neighbours change nothing
     labels: Tensor  # (B, L) long, unshifted, -100 where no loss falls
     query_mask: Tensor  # (B, L) bool: the Q placeholders of each dream block
     patch_mask: Tensor  # (B, L) bool: the P placeholders of each image block
     pictures: Tensor  # (K, 3, H, W) uint8, in reading order
     seen: Tensor  # (N,) long: the picture of each image block, in reading order
     dreamed: Tensor  # (M,) long: the picture of each dream block; a block that is still to be drawn has none
+    order: Tensor  # the documents' indices in the order in which the rows hold them
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -76,7 +78,9 @@ class Batch:
 
     def model_inputs(self) -> dict[str, Tensor]:
         """What `MiniDream.forward` takes by these names; the encoded pictures come beside them."""
-        return {name: value for name, value in vars(self).items() if name not in ("pictures", "seen", "dreamed")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("pictures", "seen", "dreamed", "order")
+        }
 
 
 @dataclass
@@ -148,8 +152,12 @@ class MiniDreamProcessor:
         padding_side: str = "right",
         add_eos: bool = True,
         generation_prompt: bool = False,
+        pack: bool = False,
     ) -> Batch:
         """Write documents as one batch.
+
+        `pack`: several to a row, as many as a row as long as the longest document holds; none sees another (see
+        `MiniDream.read`), so only the time spent on padding changes.
 
         `prompt_parts`: how many leading parts of each, or which, are given (no loss; pictures seen, not dreamed).
         `generation_prompt`: all parts are given and nothing ends the sequence; in mode "text_to_image" an empty dream
@@ -169,7 +177,7 @@ class MiniDreamProcessor:
             self._write(document, mode, parts, add_eos, generation_prompt)
             for document, parts in zip(documents, given, strict=True)
         ]
-        return self._collate(rows, left=padding_side == "left")
+        return self._collate(rows, padding_side == "left", _together(rows) if pack else None)
 
     def picture(self, image: Image.Image) -> Tensor:
         """One picture as uint8 (3, H, W): its middle square, resized if need be."""
@@ -242,31 +250,35 @@ class MiniDreamProcessor:
         row.pictures.append(picture)
         return True
 
-    def _collate(self, rows: list[_Sequence], left: bool) -> Batch:
-        length = max((len(row.ids) for row in rows), default=0)
+    def _collate(self, written: list[_Sequence], left: bool, together: list[list[int]] | None = None) -> Batch:
+        """One row for each document, or for each list of documents that stand `together`."""
+        together = together or [[index] for index in range(len(written))]
+        rows = [[written[index] for index in indices] for indices in together]
+        length = max((sum(len(each.ids) for each in row) for row in rows), default=0)
 
-        def padded(lists: list[Any], filler: Any) -> Tensor:
-            gaps = [[filler] * (length - len(items)) for items in lists]
-            return torch.tensor([gap + list(items) if left else list(items) + gap for gap, items in zip(gaps, lists)])
+        def padded(values: Callable[[_Sequence, int], Iterable[Any]], filler: Any) -> Tensor:
+            joined = [[v for number, each in enumerate(row, 1) for v in values(each, number)] for row in rows]
+            gaps = [[filler] * (length - len(items)) for items in joined]
+            return torch.tensor([gap + items if left else items + gap for gap, items in zip(gaps, joined)])
 
         pictures: list[Tensor] = []
         seen: list[int] = []
         dreamed: list[int] = []
-        for row in rows:  # indices within a document become indices within the batch
-            seen += [len(pictures) + index for index in row.seen]
-            dreamed += [len(pictures) + index for index in row.dreamed]
-            pictures += [self.picture(picture) for picture in row.pictures]
-        mask = padded([[1] * len(row.ids) for row in rows], 0)
+        for each in (each for row in rows for each in row):
+            seen += [len(pictures) + index for index in each.seen]  # within a document -> within the batch
+            dreamed += [len(pictures) + index for index in each.dreamed]
+            pictures += [self.picture(picture) for picture in each.pictures]
         return Batch(
-            input_ids=padded([row.ids for row in rows], self.pad),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            labels=padded([row.labels for row in rows], IGNORED),
-            query_mask=padded([row.queries for row in rows], False),
-            patch_mask=padded([row.patches for row in rows], False),
+            input_ids=padded(lambda each, _: each.ids, self.pad),
+            attention_mask=padded(lambda each, number: [number] * len(each.ids), 0),
+            position_ids=padded(lambda each, _: range(len(each.ids)), 0),
+            labels=padded(lambda each, _: each.labels, IGNORED),
+            query_mask=padded(lambda each, _: each.queries, False),
+            patch_mask=padded(lambda each, _: each.patches, False),
             pictures=torch.stack(pictures) if pictures else torch.zeros(0, 3, self.image_size, self.image_size).byte(),
             seen=torch.tensor(seen, dtype=torch.long),
             dreamed=torch.tensor(dreamed, dtype=torch.long),
+            order=torch.tensor([index for indices in together for index in indices], dtype=torch.long),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -285,3 +297,17 @@ class MiniDreamProcessor:
             raise UserError(f"{folder} has no processor.json: name a folder that a MiniDream was saved to")
         settings = json.loads((folder / "processor.json").read_text())
         return cls(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), **settings)
+
+
+def _together(rows: list[_Sequence]) -> list[list[int]]:
+    """Which documents share a row: the longest first, each into the first row with room for it."""
+    lengths = [len(row.ids) for row in rows]
+    packed: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: -lengths[index]):
+        for row in packed:
+            if sum(lengths[other] for other in row) + lengths[index] <= max(lengths):
+                row.append(index)
+                break
+        else:
+            packed.append([index])
+    return packed

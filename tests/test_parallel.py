@@ -22,7 +22,7 @@ class Sum:
     def __init__(self):
         torch.manual_seed(processes().process_index)  # to begin alike is the loop's affair
         self.modules = torch.nn.ModuleDict({"seen": torch.nn.Linear(2, 1), "unseen": torch.nn.Linear(2, 1)})
-    def batch(self, rng, together):
+    def batch(self, rng):
         half = processes().process_index
         return torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5], [2.0, 1.0]])[half * share(4) :][: share(4)]
     def losses(self, batch, modules):

@@ -159,3 +159,17 @@ def test_what_it_refuses():
         make(max_length=5)([Document(["0123456789"])], "text")
     with pytest.raises(ValueError, match="unknown mode"):
         make()([Document(["a"])], "sideways")
+
+
+def test_packed_documents_are_the_same_documents_in_fewer_rows():
+    processor = make()
+    documents = [Document(["a", RED]), Document(["a much longer text", GREEN, "and more", BLUE]), Document(["b"])]
+    packed, plain = processor(documents, pack=True), processor(documents)
+    assert packed.input_ids.shape == (2, plain.input_ids.shape[1]) and sorted(packed.order.tolist()) == [0, 1, 2]
+    place = [(row, number) for row in range(2) for number in range(1, int(packed.attention_mask[row].max()) + 1)]
+    for index, (row, number) in zip(packed.order.tolist(), place, strict=True):
+        alone, kept = processor([documents[index]]), packed.attention_mask[row] == number
+        for name in ("input_ids", "position_ids", "labels", "query_mask", "patch_mask"):
+            assert torch.equal(getattr(packed, name)[row][kept], getattr(alone, name)[0]), name
+    colors = packed.pictures[:, :, 0, 0].tolist()
+    assert [colors[i] for i in packed.seen] == [[0, 255, 0], [0, 0, 255], [255, 0, 0]]

@@ -144,6 +144,32 @@ def test_3_pictures_stay_with_their_documents_in_a_padded_batch(model: MiniDream
     torch.testing.assert_close(together[3:], conditions(model, plans[2:]), **CLOSE)
 
 
+def test_3_packed_documents_are_read_as_if_alone(model: MiniDream, processor: MiniDreamProcessor) -> None:
+    """Conditions and losses of documents that share a row, no matter what stands beside them."""
+    image = Image.fromarray(tiny_pictures(1)[0].permute(1, 2, 0).numpy())
+    documents = [
+        Document(["a", image]),
+        Document(["one", image, "and a longer text", image, "z"]),
+        Document(["b c d", image]),
+    ]
+
+    def read(some: list[Document], pack: bool = False) -> Any:
+        batch = processor(some, pack=pack)
+        with torch.no_grad():
+            return batch, model(
+                **batch.model_inputs(), image_features=model.encode_pictures(batch.pictures[batch.seen])
+            )
+
+    batch, packed = read(documents, pack=True)
+    order = batch.order.tolist()
+    assert len(batch.input_ids) == 2 and order != sorted(order)
+    alone = [read([documents[index]]) for index in order]
+    torch.testing.assert_close(packed.conditions, torch.cat([out.conditions for _, out in alone]), **CLOSE)
+    counts = [(each.labels[:, 1:] != -100).sum() for each, _ in alone]
+    mean = sum(count * out.language_loss for count, (_, out) in zip(counts, alone)) / sum(counts)
+    torch.testing.assert_close(packed.language_loss, mean, **CLOSE)
+
+
 def test_4_condition_k_reacts_to_what_came_before_and_to_nothing_after(model: MiniDream) -> None:
     pictures = tiny_pictures(2)
     base = conditions(model, [STORY], pictures)  # three conditions, two pictures seen

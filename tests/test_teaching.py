@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
 from minidream import teaching
-from minidream.teaching import Bill, Exercise, reveal
+from minidream.teaching import Bill, Exercise, Mistake, reveal, tour
 
-EXERCISES = [value for value in vars(teaching).values() if isinstance(value, Exercise)]
-ORDER = teaching.STREAM_ORDER.reference
-MISTAKES: list[tuple[Exercise, Any, str]] = [
-    (teaching.STREAM_ORDER, ORDER[:-1], "each of these once"),
-    (teaching.STREAM_ORDER, [*ORDER[1:], "words"], "words come first"),
-    (teaching.STREAM_ORDER, ["words", *ORDER[4:], *ORDER[1:4]], "not been drawn yet"),
-    (teaching.STREAM_ORDER, ["words", "dream queries", "<dream>", *ORDER[3:]], "nobody has asked"),
-    (teaching.CONTEXT_PLACES, 72, "two marks"),
-    (teaching.CONTEXT_PLACES, 30, "looks at"),
-    (teaching.CONTEXT_PLACES, 54, "drawn as well"),
-    (teaching.CONTEXT_PLACES, 28, "has three"),
-    (teaching.CONTEXT_PLACES, 7, "unfold the hint"),
-    (teaching.GUIDANCE, lambda empty, full, guidance: guidance * full, "start from the empty prompt"),
-    (teaching.GUIDANCE, lambda empty, full, guidance: full + guidance * (full - empty), "caption alone should speak"),
-    (teaching.GUIDANCE, lambda empty, full, guidance: empty + guidance * (empty - full), "turn the difference"),
-    (teaching.GUIDANCE, 3.0, "could not be tried (TypeError"),
-]
+LESSONS = [import_module(f"minidream.teaching.{info.name}") for info in iter_modules(teaching.__path__)]
+EXERCISES = [value for lesson in LESSONS for value in vars(lesson).values() if isinstance(value, Exercise)]
+MISTAKES = [(exercise, mistake) for exercise in EXERCISES for mistake in exercise.mistakes]
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
@@ -35,9 +22,15 @@ def test_the_reference_passes_and_no_answer_is_neutral(exercise: Exercise, capsy
     assert capsys.readouterr().out == f"{exercise.name}: waiting for your answer\n"
 
 
-@pytest.mark.parametrize("exercise, answer, hint", MISTAKES)
-def test_each_mistake_gets_its_hint(exercise: Exercise, answer: Any, hint: str) -> None:
-    assert hint in exercise.verdict(answer)
+@pytest.mark.parametrize("exercise, mistake", MISTAKES, ids=lambda value: getattr(value, "name", ""))
+def test_each_mistake_gets_its_own_hint(exercise: Exercise, mistake: Mistake) -> None:
+    assert exercise.verdict(mistake.example) == f"{exercise.name}: {mistake.hint}"
+    assert len({each.hint for each in exercise.mistakes}) == len(exercise.mistakes)
+
+
+def test_any_other_answer_is_answered() -> None:
+    assert "unfold the hint" in tour.CONTEXT_PLACES.verdict(7)
+    assert "could not be tried (TypeError" in tour.GUIDANCE.verdict(3.0)
 
 
 def test_predictions_are_revealed(capsys: pytest.CaptureFixture[str]) -> None:

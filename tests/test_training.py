@@ -32,7 +32,7 @@ class Line:
         self.modules = torch.nn.Linear(1, 1)
         self.broken, self.stop, self.step = broken, stop, -1
 
-    def batch(self, rng: random.Random, together: random.Random) -> torch.Tensor:
+    def batch(self, rng: random.Random) -> torch.Tensor:
         self.step += 1
         if self.step == self.stop:
             raise KeyboardInterrupt

@@ -28,6 +28,7 @@ from minidream.errors import UserError
 from minidream.modeling.configuration import MiniDreamConfig
 from minidream.modeling.diffusion import ImageDecoder
 from minidream.modeling.loading import load_part
+from minidream.modeling.packing import packed_mask
 from minidream.modeling.vision import HALF, VisionEncoder
 from minidream.tokenizer import PAD, SPECIAL_TOKENS
 from minidream.weights import find_weights, verify_manifest
@@ -98,7 +99,7 @@ class MiniDream(PreTrainedModel):
         """Read documents and give both losses (Eq. 6).
 
         Args:
-            input_ids, attention_mask, position_ids: (B, L), padded on either side; positions count real tokens.
+            input_ids, attention_mask, position_ids: (B, L), padded on either side, or packed, see `read`.
             labels: (B, L), -100 where nothing is to be learned; shifted in here.
             query_mask, patch_mask: (B, L) bool, where the M*Q dream queries and the N*P patches stand.
             image_features: (N, P, D_v) by `encode_pictures`. target_latents: (M, C, h, w) by `decoder.encode`; without
@@ -165,7 +166,8 @@ class MiniDream(PreTrainedModel):
         """Run the LLM, causally: `.last_hidden_state` (B, L, H) after its last norm, and `.past_key_values`.
 
         With a `cache`, the attention mask covers what it holds and the new tokens. Positions count real tokens only,
-        so padding on either side changes nothing.
+        so padding on either side changes nothing. Where a mask numbers the documents of packed rows 1, 2, ..., none
+        sees another; their `position_ids` begin anew with each.
         """
         held = 0 if cache is None else cache.get_seq_length()
         batch, length = embeddings.shape[:2]
@@ -173,6 +175,8 @@ class MiniDream(PreTrainedModel):
             attention_mask = torch.ones(batch, held + length, dtype=torch.long, device=embeddings.device)
         if position_ids is None:
             position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        if (attention_mask > 1).any():
+            attention_mask = packed_mask(attention_mask)
         return self.llm.base_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,12 +41,18 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def save_checkpoint(
-    folder: Path, step: int, seconds: float, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    folder: Path,
+    step: int,
+    seconds: float,
+    parameters: dict[str, torch.Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
-    """Write trained parameters and AdamW's two moments after `step` steps, which have taken `seconds`."""
+    """Write trained parameters and the optimizers' moments after `step` steps, which have taken `seconds`."""
     moments: dict[str, torch.Tensor] = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        moments |= {f"{number}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
+    for index, optimizer in enumerate(optimizers):
+        for number, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                moments[f"{index}.{number}.{name}"] = torch.as_tensor(value).contiguous()
     with atomic_folder(folder) as temporary:
         save_file(
             {name: value.detach().contiguous().clone() for name, value in parameters.items()},
@@ -57,7 +63,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    folder: Path, parameters: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
 ) -> tuple[int, float]:
     """Restore in place what `save_checkpoint` wrote; returns its steps and seconds. Raises `UserError` if damaged."""
     verify_manifest(folder)
@@ -65,11 +71,11 @@ def load_checkpoint(
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(saved[name])
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, value in load_file(folder / "optimizer.safetensors").items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        index, number, name = key.split(".", 2)
+        states[int(index)].setdefault(int(number), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     progress = json.loads((folder / "state.json").read_text())
     return int(progress["step"]), float(progress["seconds"])

@@ -21,10 +21,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from minidream.modeling.packing import packed_mask
+from minidream.processing import MiniDreamProcessor
 from minidream.score_distillation import dream_loss
 from minidream.tokenizer import train_tokenizer
 from minidream.training.recipes import Recipe, Sizes
-from minidream.world.corpora import caption_pair, sample
+from minidream.world.corpora import Example, caption_pair, sample
 from minidream.world.draw import draw_batch
 from minidream.world.scene import Scene, neighbour, random_scene
 from minidream.world.tell import caption
@@ -37,9 +39,12 @@ def pixels(scenes: list[Scene], device: torch.device, side: int) -> torch.Tensor
     return torch.from_numpy(draw_batch(scenes, side)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str], device: torch.device) -> dict[str, torch.Tensor]:
-    """Captions as CLIP reads them: (B, S) ids and mask, padded on the right."""
-    batch = tokenizer(captions, padding="max_length", truncation=True, max_length=CAPTION_TOKENS, return_tensors="pt")
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, captions: list[str], device: torch.device, padding: str = "max_length"
+) -> dict[str, torch.Tensor]:
+    """Captions as CLIP reads them: (B, S) ids and mask, padded on the right to `CAPTION_TOKENS`, for a UNet looks at
+    the padding too, or to the "longest"."""
+    batch = tokenizer(captions, padding=padding, truncation=True, max_length=CAPTION_TOKENS, return_tensors="pt")
     return {"input_ids": batch["input_ids"].to(device), "attention_mask": batch["attention_mask"].to(device)}
 
 
@@ -60,7 +65,7 @@ class VAETask:
             sample_size=sizes.image_size,
         )
 
-    def batch(self, rng: random.Random, together: random.Random) -> list[Scene]:
+    def batch(self, rng: random.Random) -> list[Scene]:
         # Things teach the VAE, background hardly does: draw crowded scenes more often.
         return [random_scene(rng, rng.choice((1, 2, 3, 4, 4, 4))) for _ in range(self.recipe.batch)]
 
@@ -113,7 +118,7 @@ class CLIPTask:
             )
         )
 
-    def batch(self, rng: random.Random, together: random.Random) -> tuple[list[Scene], list[str]]:
+    def batch(self, rng: random.Random) -> tuple[list[Scene], list[str]]:
         # Random scenes are told apart by their colours alone, so each brings neighbours that only its shapes, sizes
         # and places tell it from (hard negatives).
         scenes: dict[Scene, Scene] = {}
@@ -129,7 +134,7 @@ class CLIPTask:
         device = next(modules.parameters()).device
         out = modules(
             pixel_values=pixels(scenes, device, self.side),
-            **tokenize(self.tokenizer, captions, device),
+            **tokenize(self.tokenizer, captions, device, padding="longest"),
             return_loss=True,
         )
         right = (out.logits_per_image.argmax(1).cpu() == torch.arange(len(scenes))).float().mean()
@@ -144,12 +149,14 @@ class CLIPTask:
 
 
 class LanguageTask:
-    """Next-token prediction on the world's text alone: our Vicuna."""
+    """Next-token prediction on the world's text alone: our Vicuna. What a text gives (questions, the reader's part of a
+    story) is not learned, and documents are packed."""
 
     def __init__(self, sizes: Sizes, recipe: Recipe) -> None:
         texts = (sample("text", random.Random(f"train-tokenizer-{i}")).document.text for i in range(20_000))
         self.recipe, self.tokenizer = recipe, train_tokenizer(texts, sizes.vocabulary)
         tokenizer = self.tokenizer
+        self.processor = MiniDreamProcessor(tokenizer, max_length=sizes.max_length)
         self.modules = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
@@ -165,23 +172,20 @@ class LanguageTask:
             )
         )
 
-    def batch(self, rng: random.Random, together: random.Random) -> list[str]:
-        return [sample("text", rng).document.text for _ in range(self.recipe.batch)]
+    def batch(self, rng: random.Random) -> list[Example]:
+        return [sample("text", rng) for _ in range(self.recipe.batch)]
 
-    def losses(self, batch: list[str], modules: Any) -> dict[str, torch.Tensor]:
-        device = next(modules.parameters()).device
-        tokens = self.tokenizer(
-            [f"{self.tokenizer.bos_token}{text}{self.tokenizer.eos_token}" for text in batch],
-            add_special_tokens=False,
-            padding=True,
-            truncation=True,
-            max_length=192,
-            return_tensors="pt",
-        ).to(device)
-        labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
-        return {
-            "loss": modules(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], labels=labels).loss
-        }
+    def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
+        given = [example.prompt_parts for example in batch]
+        rows = self.processor([example.document for example in batch], "text", given, pack=True)
+        rows = rows.to(next(modules.parameters()).device)
+        out = modules(
+            input_ids=rows.input_ids,
+            attention_mask=packed_mask(rows.attention_mask),
+            position_ids=rows.position_ids,
+            labels=rows.labels,
+        )
+        return {"loss": out.loss}
 
     def save(self, folder: Path) -> None:
         self.modules.eval().half().save_pretrained(folder)
@@ -235,7 +239,7 @@ class DiffusionTask:
         }
         self.modules = torch.nn.ModuleDict(parts)
 
-    def batch(self, rng: random.Random, together: random.Random) -> tuple[list[Scene], list[str]]:
+    def batch(self, rng: random.Random) -> tuple[list[Scene], list[str]]:
         scenes = [random_scene(rng) for _ in range(self.recipe.batch)]
         # An empty caption now and then is the null condition that guidance needs.
         empty = self.recipe.condition_dropout

@@ -1,7 +1,8 @@
 """The paper's three stages as one task: alignment, interleaved pretraining (I-GPT) and instruction tuning.
 
-A step draws documents of one kind, encodes their pictures with the frozen CLIP and VAE, and asks `MiniDream.forward`
-for both losses. What differs between the stages is the recipe alone: mixture, weights, trainable parts.
+A step draws documents of every kind of the recipe's mixture, encodes their pictures with the frozen CLIP and VAE, and
+asks `MiniDream.forward` for both losses, kind by kind, with the documents of a kind packed. What differs between the
+stages is the recipe alone: mixture, weights, trainable parts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from minidream.processing import MiniDreamProcessor
 from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
-from minidream.world.captions import caption
+from minidream.world.captions import plain_caption
 from minidream.world.corpora import Example, render, sample
 
 TRAINED = "trained.safetensors"
@@ -53,25 +54,38 @@ class DreamTask:
         self.caption_tokenizer = PreTrainedTokenizerFast.from_pretrained(painter / "tokenizer")
         self.teacher = CLIPTextModel.from_pretrained(painter / "text_encoder").float().requires_grad_(False)
 
-    def batch(self, rng: random.Random, together: random.Random) -> list[Example]:
-        # Kinds differ several times in what they cost: processes that drew their own would wait for one another.
-        kind = together.choices(list(self.recipe.mixture), weights=list(self.recipe.mixture.values()))[0]
-        return [sample(kind, rng) for _ in range(self.recipe.batch)]
+    def batch(self, rng: random.Random) -> dict[str, list[Example]]:
+        # Kinds differ several times in what they cost: with a fixed number of each, processes do not wait long for one
+        # another.
+        counts = {kind: max(1, round(share * self.recipe.batch)) for kind, share in self.recipe.mixture.items()}
+        return {kind: [sample(kind, rng) for _ in range(count)] for kind, count in counts.items()}
 
-    def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
+    def losses(self, batch: dict[str, list[Example]], modules: Any) -> dict[str, torch.Tensor]:
+        losses: dict[str, torch.Tensor] = {}
+        for kind, examples in batch.items():
+            language, dream = self._read(examples, modules)
+            weighted = self.recipe.language_weight * language + self.recipe.dream_weight * dream
+            losses["loss"] = losses.get("loss", 0) + self.recipe.mixture[kind] * weighted
+            named = {f"{kind}/language": language, f"{kind}/dream": dream}
+            losses |= {name: loss for name, loss in named.items() if loss.requires_grad}  # what there was to learn
+        return losses
+
+    def _read(self, batch: list[Example], modules: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The language loss and the dream loss of documents of one kind."""
         kind, device = batch[0].kind, next(modules.parameters()).device
         inputs = self.processor(
             [render(example.plan, self.processor.image_size) for example in batch],
             mode=MODES.get(kind, kind),
             prompt_parts=[example.prompt_parts for example in batch],
+            pack=True,
         ).to(device)
         features = latents = taught = None
         if len(inputs.pictures):
             features, latents = self.encoded(modules, inputs.pictures)  # (K, P, D_v), (K, C, h, w)
             features, latents = features[inputs.seen], latents[inputs.dreamed]
         if self.recipe.teacher and len(inputs.dreamed):
-            scenes = [scene for example in batch for scene in example.scenes]  # as the pictures, in reading order
-            captions = [caption(scenes[index], random.Random(0), phrasing=0) for index in inputs.dreamed.tolist()]
+            scenes = [scene for index in inputs.order.tolist() for scene in batch[index].scenes]  # as the pictures
+            captions = [plain_caption(scenes[index]) for index in inputs.dreamed.tolist()]
             ids = tokenize(self.caption_tokenizer, captions, device)["input_ids"]
             with torch.no_grad():
                 taught = self.teacher.to(device)(input_ids=ids)[0]  # (M, S, D)
@@ -82,12 +96,7 @@ class DreamTask:
             teacher_condition=taught,
             condition_dropout=self.recipe.condition_dropout,
         )
-        losses = {"loss": self.recipe.language_weight * out.language_loss + self.recipe.dream_weight * out.dream_loss}
-        if kind != "text_to_image":
-            losses[f"{kind}/language"] = out.language_loss
-        if len(inputs.dreamed):
-            losses[f"{kind}/dream"] = out.dream_loss
-        return losses
+        return out.language_loss, out.dream_loss
 
     def save(self, folder: Path) -> None:
         """`trained.safetensors` holds what this stage moved, for the next one; the last stage is a whole MiniDream."""

@@ -10,8 +10,12 @@ import json
 import math
 import platform
 import random
+import signal
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +27,7 @@ from tqdm.auto import tqdm
 
 from minidream.errors import UserError
 from minidream.training.checkpoint import load_checkpoint, save_checkpoint
+from minidream.training.optimizers import optimizers_for
 from minidream.training.parallel import average_gradients, begin_alike, processes
 from minidream.training.precision import bf16_is_fast, float32_attention_on_cpu
 from minidream.training.recipes import Recipe
@@ -33,8 +38,8 @@ class Task(Protocol):
 
     modules: Any  # a torch module with all it needs on the device; what requires a gradient is trained
 
-    def batch(self, rng: random.Random, together: random.Random) -> Any:
-        """Draw this process's share of a batch from `rng`; what all processes must choose alike from `together`."""
+    def batch(self, rng: random.Random) -> Any:
+        """Draw this process's share of a batch."""
 
     def losses(self, batch: Any, modules: Any) -> dict[str, torch.Tensor]:
         """Named losses; the key `loss` is minimised."""
@@ -48,11 +53,45 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
 
 
-def _begin_log(log: Path, start: int) -> None:
-    """Keep the lines up to step `start`: a run that was killed has logged steps that will be done again."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text().splitlines(keepends=True) if start and log.is_file() else []
-    log.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: half a step could not be resumed."""
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+class Log:
+    """`log.jsonl`, for the main process only: a line every few steps, with the mean of each loss since the last one."""
+
+    def __init__(self, file: Path, start: int, main: bool) -> None:
+        """Keep the lines up to step `start`: a run that was killed has logged steps that will be done again."""
+        self.file, self.main = file, main
+        self.seen: dict[str, list[float]] = defaultdict(list)
+        self.means: dict[str, float] = {}  # of the last line
+        if main:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lines = file.read_text().splitlines(keepends=True) if start and file.is_file() else []
+            file.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        for name, value in losses.items():
+            self.seen[name].append(value.item())
+
+    def write(self, step: int, seconds: float) -> None:
+        self.means = {name: round(sum(values) / len(values), 6) for name, values in self.seen.items()}
+        self.seen.clear()
+        if self.main:
+            with open(self.file, "a") as log:
+                log.write(json.dumps({"step": step, "seconds": round(seconds, 1)} | self.means) + "\n")
 
 
 def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str, Any]:
@@ -68,32 +107,22 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
     # Not for evaluation: so that it is not wrapped for one forward pass. A task calls the parts, see `parallel`.
     modules = accelerator.prepare_model(task.modules, evaluation_mode=True)
     trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
-    optimizer = accelerator.prepare(optimizer)
+    optimizers = optimizers_for(trained, recipe)
     start, spent, checkpoint = 0, 0.0, run / "checkpoint"
     if resume and checkpoint.is_dir():
-        start, spent = load_checkpoint(checkpoint, trained, optimizer.optimizer)
+        start, spent = load_checkpoint(checkpoint, trained, optimizers)
     begin_alike(list(trained.values()))
-    if main:
-        _begin_log(run / "log.jsonl", start)
-
+    log = Log(run / "log.jsonl", start, main)
     began, done = time.perf_counter() - spent, start  # as if it had never been interrupted
-    seen: dict[str, list[float]] = defaultdict(list)
-    means: dict[str, float] = {}
-    steps = range(start, recipe.steps)
-    bar = tqdm(steps, desc=recipe.stage, initial=start, total=recipe.steps, mininterval=2, disable=not main)
 
-    def keep() -> None:
-        if main:
-            save_checkpoint(checkpoint, done, time.perf_counter() - began, trained, optimizer.optimizer)
+    def seconds() -> float:
+        return time.perf_counter() - began
 
+    bar = tqdm(range(start, recipe.steps), recipe.stage, recipe.steps, initial=start, mininterval=2, disable=not main)
     try:
         for step in bar:
             torch.manual_seed(hash((recipe.seed, step, rank)))
-            source = f"train-{recipe.stage}-{recipe.seed}-{step}"
-            batch = task.batch(random.Random(f"{source}-{rank}"), together=random.Random(source))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
+            batch = task.batch(random.Random(f"train-{recipe.stage}-{recipe.seed}-{step}-{rank}"))
             with accelerator.autocast(), float32_attention_on_cpu():
                 losses = task.losses(batch, modules)
             if not torch.isfinite(losses["loss"]):
@@ -103,33 +132,30 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
                 )
             accelerator.backward(losses["loss"])
             average_gradients(list(trained.values()))
-            accelerator.clip_grad_norm_(trained.values(), recipe.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            done = step + 1
+            torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            with uninterrupted():
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(recipe, step)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                done = step + 1
 
-            for name, value in losses.items():
-                seen[name].append(value.item())
-            if done % recipe.log_every == 0 and main:
-                means = {name: round(sum(values) / len(values), 6) for name, values in seen.items()}
-                with open(run / "log.jsonl", "a") as log:
-                    log.write(
-                        json.dumps({"step": done, "seconds": round(time.perf_counter() - began, 1)} | means) + "\n"
-                    )
-                bar.set_postfix(means)
-                seen.clear()
-            if done % recipe.save_every == 0:
-                keep()
-    except KeyboardInterrupt:
-        keep()
-        raise
-    keep()
+            log.add(losses)
+            if done % recipe.log_every == 0:
+                log.write(done, seconds())
+                bar.set_postfix(log.means)
+            if done % recipe.save_every == 0 and main:
+                save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
+    finally:  # finished, interrupted, or a loss that is not finite: what was learned is kept
+        if main:
+            save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
     return {
         "recipe": asdict(recipe),
         "steps": done,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(seconds(), 1),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
-        "losses": means,  # of the last logged window
+        "losses": log.means,  # of the last logged window
     }

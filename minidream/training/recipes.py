@@ -41,6 +41,7 @@ class Recipe:
     lr: float
     warmup: float = 0.02  # share of the steps; the paper's 0.003 is under one step here
     weight_decay: float = 0.0
+    muon: bool = False  # move the language model's matrices by Muon instead of the paper's AdamW
     clip_norm: float = 1.0
     mixed_precision: bool = True  # bf16 where the device has it
     language_weight: float = 1.0  # w_lm and
@@ -58,7 +59,7 @@ _PROJECTORS = ("visual_projector", "dream_queries", "condition_projector")
 _MINI = {
     "vae": Recipe("vae", steps=4500, batch=32, lr=1.5e-3),
     "clip": Recipe("clip", steps=3000, batch=192, lr=1e-3, weight_decay=0.01),
-    "language": Recipe("language", steps=800, batch=64, lr=1.5e-3),
+    "language": Recipe("language", steps=2400, batch=32, lr=3e-3, muon=True),
     "diffusion": Recipe("diffusion", steps=3000, batch=128, lr=1e-3),
     "align": Recipe(
         "align", steps=500, batch=64, lr=2e-3, trainable=_PROJECTORS,

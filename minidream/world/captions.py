@@ -47,6 +47,12 @@ def caption(scene: Scene, rng: random.Random, phrasing: int | None = None) -> st
     return sentence(f"{', '.join(told)}, on a {background} background")
 
 
+def plain_caption(scene: Scene) -> str:
+    """The caption that leaves nothing to chance: things in reading order, in the first phrasing."""
+    placed = [f"a {name(thing)} in the {thing.place}" for thing in scene.things]
+    return sentence(f"{join(placed)} on a {scene.background} background")
+
+
 def _one_of(words: Iterable[str]) -> str:
     return "|".join(words)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from minidream.documents import Document
-from minidream.world.captions import caption
+from minidream.world.captions import caption, plain_caption
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
-from minidream.world.questions import Question, questions
+from minidream.world.questions import questions
 from minidream.world.scene import SIDE, Scene, random_scene
-from minidream.world.stories import KINDS, edit, made_up_name, story
+from minidream.world.stories import KINDS
 
 __all__ = [
     "CATEGORIES",
@@ -34,13 +34,14 @@ __all__ = [
 
 # What an interleaved document is, and how often.
 INTERLEAVED = {"story": 0.35, "facts": 0.2, "edit": 0.2, "again": 0.1, "name": 0.15}
+PLAIN = 0.75  # how often a scene that is to be told is told by its plain caption
 
 
 @dataclass(frozen=True)
 class Example:
     """A document to learn from. `plan`: its texts, with a `Scene` where a picture stands. `kind`: one of `SAMPLERS`;
-    `variant`: which sort of it (a story's kind, a question's type). `prompt_parts`: how many leading parts are given,
-    or which, so that no loss falls on them."""
+    `variant`: which sort of it (a story's kind, the first question's type). `prompt_parts`: how many leading parts are
+    given, or which, so that no loss falls on them."""
 
     plan: tuple[str | Scene, ...]
     kind: str
@@ -63,6 +64,10 @@ def render(plan: Iterable[str | Scene], side: int = SIDE) -> Document:
     return Document([draw(part, side) if isinstance(part, Scene) else part for part in plan])
 
 
+def _any_of(weights: dict[str, float], rng: random.Random) -> str:
+    return rng.choices(list(weights), weights=list(weights.values()))[0]
+
+
 def caption_pair(rng: random.Random, held_out: bool | None = False) -> tuple[Scene, str]:
     """A random scene and a caption that tells all of it."""
     scene = random_scene(rng, held_out=held_out)
@@ -74,28 +79,43 @@ def question_text(question: str) -> str:
     return f"Question: {question} Answer:"
 
 
-def _answered(question: Question) -> str:
-    return f"{question_text(question.question)} {question.answer}"
+def _and_questions(
+    plan: Iterable[str | Scene], scene: Scene, rng: random.Random, kind: str, variant: str = ""
+) -> Example:
+    """A plan, and one to eight questions on the scene, each of another type; the answers alone are taught."""
+    parts, answers = list(plan), set()
+    asked = questions(scene, rng)[: rng.randint(1, 8)]
+    for question in asked:
+        space = " " if isinstance(parts[-1], str) else ""
+        parts += [space + question_text(question.question), f" {question.answer}"]
+        answers.add(len(parts) - 1)
+    return Example(tuple(parts), kind, variant or asked[0].type, frozenset(range(len(parts))) - answers)
+
+
+def _caption(scene: Scene, rng: random.Random) -> str:
+    """Mostly the plain caption: where the words leave no choice, all that can be learned is the scene."""
+    return plain_caption(scene) if rng.random() < PLAIN else caption(scene, rng)
 
 
 def _text(rng: random.Random, held_out: bool | None) -> Example:
     """Words alone, pictures replaced by captions in brackets: what the language model learns to follow a state from."""
-    variant = rng.choices(("caption", "questions", "told", "asked"), weights=(0.3, 0.25, 0.3, 0.15))[0]
-    if variant == "caption":
-        text = caption_pair(rng, held_out)[1]
-    elif variant == "questions":
+    variant = rng.choices(("caption", "questions", "told", "asked"), weights=(0.1, 0.35, 0.35, 0.2))[0]
+    if variant in ("caption", "questions"):
         scene, text = caption_pair(rng, held_out)
-        text = " ".join([text, *(_answered(question) for question in questions(scene, rng)[: rng.randint(1, 3)])])
-    elif variant == "told":
-        make = rng.choice((story, story, edit, made_up_name))
-        plan = make(rng, held_out, 3 if rng.random() < 0.3 else 2).document_plan if make is story else None
-        plan = plan or make(rng, held_out).document_plan
-        text = " ".join(f"({caption(part, rng)})" if isinstance(part, Scene) else part for part in plan)
-    else:  # only the sentences: the state must be followed without being told it
-        told = story(rng, held_out)
-        texts = [part for part in told.document_plan if isinstance(part, str)]
-        text = " ".join([*texts, _answered(rng.choice(questions(told.scenes[-1], rng)))])
-    return Example((text,), "text", variant)
+        alone = variant == "caption"
+        return Example((text,), "text", variant) if alone else _and_questions([text], scene, rng, "text", variant)
+    told = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
+    # Now and then the sentences alone: the state must be followed without being told it.
+    silent = variant == "asked" and told.kind == "story" and rng.random() < 0.5
+    words = [
+        part if isinstance(part, str) else f"({_caption(part, rng)})"
+        for part in told.document_plan
+        if isinstance(part, str) or not silent
+    ]
+    plan = [" " * (index > 0) + text for index, text in enumerate(words)]
+    if variant == "asked":
+        return _and_questions(plan, told.scenes[-1], rng, "text", variant)
+    return Example(tuple(plan), "text", variant, told.given)
 
 
 def _text_to_image(rng: random.Random, held_out: bool | None) -> Example:
@@ -104,23 +124,19 @@ def _text_to_image(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _image_to_text(rng: random.Random, held_out: bool | None) -> Example:
-    scene, text = caption_pair(rng, held_out)
-    return Example((scene, text), "image_to_text", prompt_parts=1)
+    scene = random_scene(rng, held_out=held_out)
+    return Example((scene, _caption(scene, rng)), "image_to_text", prompt_parts=1)
 
 
 def _qa(rng: random.Random, held_out: bool | None) -> Example:
-    """One to four questions about a picture, each of another type; the answers alone are taught."""
+    """Questions about a picture."""
     scene = random_scene(rng, held_out=held_out)
-    asked = questions(scene, rng)[: rng.randint(1, 4)]
-    plan: list[str | Scene] = [scene]
-    for turn, each in enumerate(asked):
-        plan += [" " * bool(turn) + question_text(each.question), f" {each.answer}"]
-    return Example(tuple(plan), "qa", asked[0].type, frozenset((0, *range(1, len(plan), 2))))
+    return _and_questions([scene], scene, rng, "qa")
 
 
 def interleaved(rng: random.Random, held_out: bool | None = False, variant: str | None = None) -> Example:
     """A document of a kind of `INTERLEAVED`; drawn if not given."""
-    chosen = variant or rng.choices(list(INTERLEAVED), weights=list(INTERLEAVED.values()))[0]
+    chosen = variant or _any_of(INTERLEAVED, rng)
     told = KINDS[chosen](rng, held_out)
     return Example(tuple(told.document_plan), "interleaved", chosen, told.given)
 
@@ -148,4 +164,4 @@ def mixture(weights: dict[str, float], seed: int, held_out: bool | None = False)
     """Training examples without end, their kinds drawn by `weights`."""
     rng = random.Random(f"train-{seed}")
     while True:
-        yield sample(rng.choices(list(weights), weights=list(weights.values()))[0], rng, held_out)
+        yield sample(_any_of(weights, rng), rng, held_out)
