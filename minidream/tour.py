@@ -95,7 +95,7 @@ def main(output: Path = Path("out/tour.html"), picture: Path | None = None, pipe
     model = show("The model is opened", opened)
     story = show("A story from a prompt", lambda: completed(Document([STORY]), 3))
     edited = show("Going on from a picture of yours", lambda: completed(Document([given, EDIT]), 1))
-    print(f"  {story.text}\n  {edited.text}")
+    print(f"  the story: {story.text}\n  said to your picture: {edited.text}")
     pictures = {"A picture that was given": given}
     for index, drawn in enumerate(story.pictures, start=1):
         pictures[f"Picture {index} of the story, which it drew"] = drawn

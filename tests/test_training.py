@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from safetensors.torch import load_file
 from minidream.errors import UserError
 from minidream.pipeline import MiniDreamPipeline
 from minidream.training.checkpoint import atomic_folder
-from minidream.training.loop import fit, learning_rate
+from minidream.training.loop import fit, learning_rate, uninterrupted
+from minidream.training.optimizers import optimizers_for
 from minidream.training.recipes import PRESETS, STAGES, Recipe, recipe_for
 from minidream.training.stages import FOLDERS, train
 from minidream.weights import save_manifest, verify_manifest
@@ -50,18 +53,48 @@ def logged(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_resumed_run_repeats_an_uninterrupted_one_exactly(tmp_path: Path) -> None:
-    whole, interrupted = Line(), Line(stop=5)
-    fit(whole, RECIPE, tmp_path / "whole")
+class Layers(Line):
+    """The same with matrices inside layers, which Muon moves."""
+
+    def __init__(self, stop: int = -1) -> None:
+        super().__init__(stop=stop)
+        layers = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.Linear(6, 4), torch.nn.Linear(4, 1))
+        self.modules = torch.nn.Sequential(OrderedDict(model=torch.nn.Sequential(OrderedDict(layers=layers))))
+
+
+@pytest.mark.parametrize("task, muon", [(Line, False), (Layers, True)])
+def test_resumed_run_repeats_an_uninterrupted_one_exactly(task: type[Line], muon: bool, tmp_path: Path) -> None:
+    recipe, whole, interrupted = replace(RECIPE, muon=muon), task(), task(stop=5)
+    fit(whole, recipe, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(interrupted, RECIPE, tmp_path / "parts")
+        fit(interrupted, recipe, tmp_path / "parts")
     with open(tmp_path / "parts" / "log.jsonl", "a") as log:  # as if it had been killed a step later
         log.write('{"step": 6, "loss": 99}\n')
-    again = Line()
-    record = fit(again, RECIPE, tmp_path / "parts", resume=True)
-    assert record["steps"] == RECIPE.steps
+    again = task()
+    record = fit(again, recipe, tmp_path / "parts", resume=True)
+    assert record["steps"] == recipe.steps
     assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
-    assert torch.equal(whole.modules.weight, again.modules.weight)
+    assert all(torch.equal(a, b) for a, b in zip(whole.modules.parameters(), again.modules.parameters(), strict=True))
+
+
+def test_muon_moves_the_matrices_of_layers_and_adamw_the_rest() -> None:
+    trained = dict(Layers().modules.named_parameters()) | {"queries": torch.nn.Parameter(torch.zeros(2, 3))}
+    adamw, muon = optimizers_for(trained, replace(RECIPE, muon=True))
+    moved = {id(value) for value in muon.param_groups[0]["params"]}
+    assert {name for name, value in trained.items() if id(value) in moved} == {
+        f"model.layers.{layer}.weight" for layer in range(3)
+    }
+    assert len(adamw.param_groups[0]["params"]) == len(trained) - 3
+    (alone,) = optimizers_for(trained, RECIPE)
+    assert len(alone.param_groups[0]["params"]) == len(trained)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        done = True
+    assert done
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path: Path) -> None:

@@ -74,9 +74,12 @@ class MiniDream(PreTrainedModel):
             UNet2DConditionModel.from_config(config.unet_config),
             DDIMScheduler.from_config(config.scheduler_config),
         )
-        width = self.llm.get_input_embeddings().embedding_dim
+        words = self.llm.get_input_embeddings().weight
+        width = words.shape[1]
         self.visual_projector = nn.Linear(self.vision.config.hidden_size, width)
-        self.dream_queries = nn.Parameter(torch.empty(config.num_dream_queries, width).normal_(std=0.02))
+        # As far apart as words are: N(0, 0.02) in Vicuna, and in the paper. Closer, they would all learn the same.
+        spread = words.detach().float().std().item()
+        self.dream_queries = nn.Parameter(torch.empty(config.num_dream_queries, width).normal_(std=spread))
         self.condition_projector = nn.Linear(width, self.decoder.condition_dim, bias=False)
 
     # -- the paper's figure -------------------------------------------------------------------------------------------

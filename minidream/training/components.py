@@ -26,7 +26,7 @@ from minidream.processing import MiniDreamProcessor
 from minidream.score_distillation import dream_loss
 from minidream.tokenizer import train_tokenizer
 from minidream.training.recipes import Recipe, Sizes
-from minidream.world.corpora import Example, caption_pair, sample
+from minidream.world.corpora import ANSWERED, Example, caption_pair, sample
 from minidream.world.draw import draw_batch
 from minidream.world.scene import Scene, neighbour, random_scene
 from minidream.world.tell import caption
@@ -150,14 +150,17 @@ class CLIPTask:
 
 class LanguageTask:
     """Next-token prediction on the world's text alone: our Vicuna. What a text gives (questions, the reader's part of a
-    story) is not learned, and documents are packed."""
+    story) is not learned, and documents are packed.
+
+    Answers and prose count alike: of all tokens that are learned, one in eight only is an answer's.
+    """
 
     def __init__(self, sizes: Sizes, recipe: Recipe) -> None:
         texts = (sample("text", random.Random(f"train-tokenizer-{i}")).document.text for i in range(20_000))
         self.recipe, self.tokenizer = recipe, train_tokenizer(texts, sizes.vocabulary)
         tokenizer = self.tokenizer
         self.processor = MiniDreamProcessor(tokenizer, max_length=sizes.max_length)
-        self.modules = LlamaForCausalLM(
+        self.modules: Any = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=sizes.llm_width,
@@ -165,27 +168,35 @@ class LanguageTask:
                 num_hidden_layers=sizes.llm_layers,
                 num_attention_heads=sizes.llm_width // 32,
                 max_position_embeddings=sizes.max_length,
-                tie_word_embeddings=True,
+                tie_word_embeddings=False,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
+        # Words of one kind (black, white, grey) stand in the same places, so at first they all learn the same. From
+        # the usual 0.02 that would bury what tells them apart, and nothing that was said could be looked up.
+        torch.nn.init.normal_(self.modules.model.embed_tokens.weight, std=1.0)
 
     def batch(self, rng: random.Random) -> list[Example]:
         return [sample("text", rng) for _ in range(self.recipe.batch)]
 
     def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
+        kinds = {"answers": [example for example in batch if example.variant in ANSWERED]}
+        kinds["prose"] = [example for example in batch if example.variant not in ANSWERED]
+        losses = {kind: self._loss(examples, modules) for kind, examples in kinds.items() if examples}
+        return {"loss": torch.stack(list(losses.values())).mean(), **losses}
+
+    def _loss(self, batch: list[Example], modules: Any) -> torch.Tensor:
         given = [example.prompt_parts for example in batch]
         rows = self.processor([example.document for example in batch], "text", given, pack=True)
         rows = rows.to(next(modules.parameters()).device)
-        out = modules(
+        return modules(  # type: ignore[no-any-return]
             input_ids=rows.input_ids,
             attention_mask=packed_mask(rows.attention_mask),
             position_ids=rows.position_ids,
             labels=rows.labels,
-        )
-        return {"loss": out.loss}
+        ).loss
 
     def save(self, folder: Path) -> None:
         self.modules.eval().half().save_pretrained(folder)

@@ -34,6 +34,7 @@ __all__ = [
 
 # What an interleaved document is, and how often.
 INTERLEAVED = {"story": 0.35, "facts": 0.2, "edit": 0.2, "again": 0.1, "name": 0.15}
+ANSWERED = ("questions", "asked")  # variants of "text" of which the answers alone are taught
 PLAIN = 0.75  # how often a scene that is to be told is told by its plain caption
 
 
