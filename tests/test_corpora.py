@@ -1,8 +1,6 @@
 """Examples of every kind, their truth, and the creation prompts with what they test."""
 
-import itertools
 import random
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +12,8 @@ from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, creation_prompt
 from minidream.world.scene import HELD_OUT_PAIRS, HELD_OUT_RELATIONS, Scene, Thing, is_held_out, random_scene, related
 
-KINDS = ("text", "text_to_image", "image_to_text", "interleaved", "qa")
+KINDS = tuple(corpora.SAMPLERS)
+TEXTS = ("text", "text_states", "text_qa")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,7 +38,7 @@ def test_documents_show_their_scenes(kind, held_out):
 def test_each_kind_has_its_form():
     rng = random.Random(0)
     for _ in range(50):
-        assert all(isinstance(part, str) for part in corpora.sample("text", rng).plan)
+        assert all(isinstance(part, str) for kind in TEXTS for part in corpora.sample(kind, rng).plan)
         caption, scene = corpora.sample("text_to_image", rng).plan
         assert tell.understand(caption) == scene.facts()
         example = corpora.sample("image_to_text", rng)
@@ -47,7 +46,10 @@ def test_each_kind_has_its_form():
         assert tell.understand(caption) == scene.facts() and example.prompt_parts == 1
         example = corpora.sample("qa", rng)
         _, *turns = example.plan
-        assert len(turns) in range(2, 17, 2) and example.prompt_parts == {0, *range(1, len(turns), 2)}
+        assert len(turns) in range(2, 2 * corpora.MOST_QUESTIONS + 1, 2) and example.prompt_parts == {
+            0,
+            *range(1, len(turns), 2),
+        }
         for question, answer in zip(turns[::2], turns[1::2]):
             assert question.strip().startswith("Question: ") and question.endswith("? Answer:")
             assert answer.startswith(" ") and answer.strip() == answer[1:]
@@ -61,38 +63,38 @@ def test_all_variants_come_and_one_can_be_chosen():
     for kind, variants in (
         ("interleaved", set(corpora.INTERLEAVED)),
         ("qa", set(tell.QUESTION_TYPES)),
-        ("text", {"caption", "questions", "told", "asked"}),
+        ("text", {"caption", "told"}),
+        ("text_states", set(corpora.INTERLEAVED)),
+        ("text_qa", {"caption", "told"}),
     ):
         assert {corpora.sample(kind, rng).variant for _ in range(300)} == variants
     assert {corpora.interleaved(rng, variant="name").variant for _ in range(20)} == {"name"}
 
 
-def test_pictures_left_out_of_texts_are_told():
-    rng, told = random.Random(2), 0
-    for _ in range(300):
-        example = corpora.sample("text", rng)
-        if example.variant == "told":
-            told += 1
-            captions = [part.split(")")[0] for part in example.document.text.split("(")[1:]]
-            assert len(captions) >= 2 and all(tell.understand(caption) for caption in captions)
-    assert told > 50
+def test_pictures_left_out_of_texts_are_told_and_in_states_that_alone_is_taught():
+    rng = random.Random(2)
+    for _ in range(200):
+        plan, given = (example := corpora.sample("text_states", rng)).plan, example.prompt_parts
+        taught = [part for index, part in enumerate(plan) if index not in given]
+        assert len(taught) >= 2 and len(taught) < len(plan)
+        assert all(part.strip()[0] == "(" and tell.understand(part) for part in taught)
+        assert not any("(" in plan[index] for index in given)
 
 
 def test_texts_of_training_hold_every_word_and_nothing_held_out_is_shown():
     rng = random.Random(3)
-    texts = " ".join(corpora.sample("text", rng).document.text for _ in range(3000))
+    texts = " ".join(corpora.sample(kind, rng).document.text for kind in TEXTS for _ in range(1000))
     for word in ("Question:", "Answer:", "Make", "Draw", "vanishes", "zero", "colour", *tell.NAMES):
         assert word in texts, word
     assert not any(f"{color} {shape}" in texts for color, shape in HELD_OUT_PAIRS)
 
 
-def test_mixture_follows_its_weights_and_its_seed():
-    weights = {"text": 1.0, "qa": 3.0, "interleaved": 0.0}
-    drawn = list(itertools.islice(corpora.mixture(weights, seed=0), 800))
-    counts = Counter(example.kind for example in drawn)
-    assert 0.2 < counts["text"] / 800 < 0.3 and counts["interleaved"] == 0
-    again, other = (list(itertools.islice(corpora.mixture(weights, seed), 800)) for seed in (0, 1))
-    assert again == drawn != other
+def test_samples_keep_the_shares_and_leave_no_kind_out():
+    shares = {"text": 0.2, "qa": 0.79, "interleaved": 0.01}
+    drawn = corpora.samples(shares, 20, random.Random("train"))
+    assert {kind: len(examples) for kind, examples in drawn.items()} == {"text": 4, "qa": 16, "interleaved": 1}
+    assert all(example.kind == kind for kind, examples in drawn.items() for example in examples)
+    assert drawn == corpora.samples(shares, 20, random.Random("train"))
 
 
 def test_unknown_kinds_are_named():

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from minidream.errors import UserError
 from minidream.pipeline import MiniDreamPipeline
+from minidream.tokenizer import train_tokenizer
 from minidream.training.checkpoint import atomic_folder
 from minidream.training.loop import fit, learning_rate, uninterrupted
 from minidream.training.optimizers import optimizers_for
@@ -210,6 +212,22 @@ def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_pa
         load_file(file) for file in (again / "igpt/trained.safetensors", nano / "minidream/model.safetensors")
     )
     assert all(torch.allclose(value, first[name].float(), atol=1e-3) for name, value in moved.items())
+
+
+def test_first_weights_bring_their_own_words(nano: Path, tmp_path: Path) -> None:
+    """The corpus may have changed since: other words, other numbers."""
+    other = tmp_path / "other"
+    tokenizer = train_tokenizer(["a corpus of a few words"], 512)
+    config = LlamaConfig.from_pretrained(nano / "llm", vocab_size=len(tokenizer))
+    LlamaForCausalLM(config).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    shutil.copy(nano / "llm" / "training.json", other)
+    save_manifest(other)
+    train("language", "nano", tmp_path / "second", {"steps": "1", "lr": "1e-12"}, init=other)
+    found = PreTrainedTokenizerFast.from_pretrained(tmp_path / "second" / "llm")
+    assert found.get_vocab() == tokenizer.get_vocab()
+    before, after = (load_file(folder / "model.safetensors") for folder in (other, tmp_path / "second" / "llm"))
+    assert all(torch.allclose(after[name].float(), value.float(), atol=1e-3) for name, value in before.items())
 
 
 def test_wrong_first_weights_are_refused(nano: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from minidream.processing import MiniDreamProcessor
 from minidream.score_distillation import dream_loss
 from minidream.tokenizer import train_tokenizer
 from minidream.training.recipes import Recipe, Sizes
-from minidream.world.corpora import ANSWERED, Example, caption_pair, sample
+from minidream.world.corpora import Example, caption_pair, sample, samples
 from minidream.world.draw import draw_batch
 from minidream.world.scene import Scene, neighbour, random_scene
 from minidream.world.tell import caption
@@ -150,16 +150,15 @@ class CLIPTask:
 
 class LanguageTask:
     """Next-token prediction on the world's text alone: our Vicuna. What a text gives (questions, the reader's part of a
-    story) is not learned, and documents are packed.
-
-    Answers and prose count alike: of all tokens that are learned, one in eight only is an answer's.
+    story) is not learned, and documents are packed. Each kind has a loss of its own, or prose would drown the answers.
     """
 
     def __init__(self, sizes: Sizes, recipe: Recipe) -> None:
-        texts = (sample("text", random.Random(f"train-tokenizer-{i}")).document.text for i in range(20_000))
+        kinds = list(recipe.mixture) * (20_000 // len(recipe.mixture))
+        drawn = (sample(kind, random.Random(f"train-tokenizer-{i}")) for i, kind in enumerate(kinds))
+        texts = (example.document.text for example in drawn)
         self.recipe, self.tokenizer = recipe, train_tokenizer(texts, sizes.vocabulary)
-        tokenizer = self.tokenizer
-        self.processor = MiniDreamProcessor(tokenizer, max_length=sizes.max_length)
+        tokenizer, self.max_length = self.tokenizer, sizes.max_length
         self.modules: Any = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
@@ -178,18 +177,18 @@ class LanguageTask:
         # the usual 0.02 that would bury what tells them apart, and nothing that was said could be looked up.
         torch.nn.init.normal_(self.modules.model.embed_tokens.weight, std=1.0)
 
-    def batch(self, rng: random.Random) -> list[Example]:
-        return [sample("text", rng) for _ in range(self.recipe.batch)]
+    def batch(self, rng: random.Random) -> dict[str, list[Example]]:
+        return samples(self.recipe.mixture, self.recipe.batch, rng)
 
-    def losses(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
-        kinds = {"answers": [example for example in batch if example.variant in ANSWERED]}
-        kinds["prose"] = [example for example in batch if example.variant not in ANSWERED]
-        losses = {kind: self._loss(examples, modules) for kind, examples in kinds.items() if examples}
-        return {"loss": torch.stack(list(losses.values())).mean(), **losses}
+    def losses(self, batch: dict[str, list[Example]], modules: Any) -> dict[str, torch.Tensor]:
+        losses = {kind: self._loss(examples, modules) for kind, examples in batch.items()}
+        shared = [self.recipe.mixture[kind] * loss for kind, loss in losses.items()]
+        return {"loss": torch.stack(shared).sum(), **losses}
 
     def _loss(self, batch: list[Example], modules: Any) -> torch.Tensor:
         given = [example.prompt_parts for example in batch]
-        rows = self.processor([example.document for example in batch], "text", given, pack=True)
+        processor = MiniDreamProcessor(self.tokenizer, max_length=self.max_length)
+        rows = processor([example.document for example in batch], "text", given, pack=True)
         rows = rows.to(next(modules.parameters()).device)
         return modules(  # type: ignore[no-any-return]
             input_ids=rows.input_ids,

@@ -21,10 +21,14 @@ from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
 from minidream.world.captions import plain_caption
-from minidream.world.corpora import Example, render, sample
+from minidream.world.corpora import Example, render, samples
 
 TRAINED = "trained.safetensors"
-MODES = {"qa": "image_to_text"}  # kinds that are written as another kind's sequence
+MODES = {
+    "qa": "image_to_text",
+    "text_states": "text",
+    "text_qa": "text",
+}  # kinds that are written as another kind's sequence
 
 
 class DreamTask:
@@ -55,10 +59,7 @@ class DreamTask:
         self.teacher = CLIPTextModel.from_pretrained(painter / "text_encoder").float().requires_grad_(False)
 
     def batch(self, rng: random.Random) -> dict[str, list[Example]]:
-        # Kinds differ several times in what they cost: with a fixed number of each, processes do not wait long for one
-        # another.
-        counts = {kind: max(1, round(share * self.recipe.batch)) for kind, share in self.recipe.mixture.items()}
-        return {kind: [sample(kind, rng) for _ in range(count)] for kind, count in counts.items()}
+        return samples(self.recipe.mixture, self.recipe.batch, rng)
 
     def losses(self, batch: dict[str, list[Example]], modules: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
@@ -67,7 +68,7 @@ class DreamTask:
             weighted = self.recipe.language_weight * language + self.recipe.dream_weight * dream
             losses["loss"] = losses.get("loss", 0) + self.recipe.mixture[kind] * weighted
             named = {f"{kind}/language": language, f"{kind}/dream": dream}
-            losses |= {name: loss for name, loss in named.items() if loss.requires_grad}  # what there was to learn
+            losses |= {name: loss for name, loss in named.items() if loss.item()}  # what there was to learn
         return losses
 
     def _read(self, batch: list[Example], modules: Any) -> tuple[torch.Tensor, torch.Tensor]:

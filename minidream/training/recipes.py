@@ -58,20 +58,29 @@ class Recipe:
 _PROJECTORS = ("visual_projector", "dream_queries", "condition_projector")
 _MINI = {
     "vae": Recipe("vae", steps=4500, batch=32, lr=1.5e-3),
-    "clip": Recipe("clip", steps=3000, batch=192, lr=1e-3, weight_decay=0.01),
-    "language": Recipe("language", steps=1300, batch=48, lr=3e-3, muon=True),
+    "clip": Recipe("clip", steps=4100, batch=192, lr=1e-3, weight_decay=0.01),
+    "language": Recipe(
+        "language", steps=3500, batch=48, lr=3e-3, muon=True,
+        mixture={"text": 0.25, "text_states": 0.4, "text_qa": 0.35},
+    ),
     "diffusion": Recipe("diffusion", steps=3000, batch=128, lr=1e-3),
     "align": Recipe(
-        "align", steps=500, batch=64, lr=2e-3, trainable=_PROJECTORS,
+        "align", steps=300, batch=64, lr=2e-3, trainable=_PROJECTORS,
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=2400, batch=48, lr=2e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
-        mixture={"text_to_image": 0.25, "image_to_text": 0.15, "interleaved": 0.5, "text": 0.1},
+        "igpt", steps=1150, batch=48, lr=2e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
+        mixture={
+            "text_to_image": 0.2, "image_to_text": 0.1, "interleaved": 0.4, "qa": 0.1,
+            "text": 0.05, "text_states": 0.1, "text_qa": 0.05,
+        },
     ),
     "instruct": Recipe(
-        "instruct", steps=1600, batch=48, lr=1.5e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
-        mixture={"text_to_image": 0.15, "image_to_text": 0.1, "interleaved": 0.45, "qa": 0.25, "text": 0.05},
+        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
+        mixture={
+            "text_to_image": 0.2, "image_to_text": 0.1, "interleaved": 0.4, "qa": 0.15,
+            "text": 0.05, "text_states": 0.05, "text_qa": 0.05,
+        },
     ),
 }  # fmt: skip
 PRESETS: dict[str, tuple[Sizes, dict[str, Recipe]]] = {

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from minidream.errors import UserError
 from minidream.training.checkpoint import atomic_folder
@@ -107,11 +108,18 @@ def _begin_with(task: Task, init: Path) -> None:
         found = {name: value for file in sorted(init.glob("*.safetensors")) for name, value in load_file(file).items()}
     except SafetensorError as error:
         raise UserError(f"{init} cannot be read ({error}): name another folder, or train again") from None
+    if hasattr(task, "tokenizer") and (init / "tokenizer.json").is_file():  # the weights know words by its numbers
+        own_words, task.tokenizer = len(task.tokenizer), PreTrainedTokenizerFast.from_pretrained(init)
+        if len(task.tokenizer) != own_words:
+            task.modules.resize_token_embeddings(len(task.tokenizer), mean_resizing=False)
     own = {name: value.shape for name, value in task.modules.named_parameters()}
     fitting = {name: value for name, value in found.items() if own.get(name) == value.shape}
     if not fitting or not (init / "training.json").is_file():
         raise UserError(f"{init} holds no weights that fit this stage: name the folder of the same stage and preset")
     task.modules.load_state_dict(fitting, strict=False)
+    new = [name for name, value in task.modules.named_parameters() if value.requires_grad and name not in fitting]
+    if new:
+        print(f"{init} holds nothing for {', '.join(new)}: they begin anew", file=sys.stderr)
 
 
 def _keep(task: Task, record: dict[str, Any], stage: str, out: Path) -> None:

@@ -36,8 +36,7 @@ def caption(scene: Scene, rng: random.Random, phrasing: int | None = None) -> st
     if style == 3:
         return sentence(f"there is {join(placed)}") + f" The background is {background}."
     if style == 4:
-        listed = "; ".join(f"{thing.place}: {name(thing)}" for thing in things)
-        return sentence(listed) + f" Background: {background}."
+        return _listed(things, background)
     if style == 5:
         return sentence(f"a {background} picture with {join(placed)}")
     told = placed[:1]
@@ -51,6 +50,17 @@ def plain_caption(scene: Scene) -> str:
     """The caption that leaves nothing to chance: things in reading order, in the first phrasing."""
     placed = [f"a {name(thing)} in the {thing.place}" for thing in scene.things]
     return sentence(f"{join(placed)} on a {scene.background} background")
+
+
+def listed_caption(scene: Scene) -> str:
+    """The caption that is easiest to learn: in reading order, and a place before what is there, so that every fact can
+    be looked up when it is due."""
+    return _listed(scene.things, scene.background)
+
+
+def _listed(things: Iterable[Thing], background: str) -> str:
+    listed = "; ".join(f"{thing.place}: {name(thing)}" for thing in things)
+    return sentence(listed) + f" Background: {background}."
 
 
 def _one_of(words: Iterable[str]) -> str:

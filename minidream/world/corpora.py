@@ -1,23 +1,23 @@
 """The world's words and scenes as training examples, of every kind that the stages mix. Taught in notebook 01.
 
-Everything is drawn afresh for ever; nothing is stored. Training draws from `random.Random(f"train-{seed}")`, evaluation
-from `random.Random(f"evaluation-{seed}")`, so the two never meet but by chance.
+Everything is drawn afresh for ever; nothing is stored. Training draws from `random.Random("train-...")`, evaluation
+from `random.Random("evaluation-...")`, so the two never meet but by chance.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from minidream.documents import Document
-from minidream.world.captions import caption, plain_caption
+from minidream.world.captions import caption, listed_caption
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
-from minidream.world.questions import questions
+from minidream.world.questions import ask
 from minidream.world.scene import SIDE, Scene, random_scene
-from minidream.world.stories import KINDS
+from minidream.world.stories import KINDS, Story
 
 __all__ = [
     "CATEGORIES",
@@ -26,15 +26,17 @@ __all__ = [
     "caption_pair",
     "creation_prompt",
     "interleaved",
-    "mixture",
     "question_text",
     "render",
     "sample",
+    "samples",
 ]
 
 # What an interleaved document is, and how often.
 INTERLEAVED = {"story": 0.35, "facts": 0.2, "edit": 0.2, "again": 0.1, "name": 0.15}
-ANSWERED = ("questions", "asked")  # variants of "text" of which the answers alone are taught
+# How often a question is of each type: most often of those that take longest to learn.
+ASKED = dict(existence=4, comparison=3, relation=3, count=3, color=1, shape=1, size=1, background=0.5)
+MOST_QUESTIONS = 10  # about one scene
 PLAIN = 0.75  # how often a scene that is to be told is told by its plain caption
 
 
@@ -83,9 +85,10 @@ def question_text(question: str) -> str:
 def _and_questions(
     plan: Iterable[str | Scene], scene: Scene, rng: random.Random, kind: str, variant: str = ""
 ) -> Example:
-    """A plan, and one to eight questions on the scene, each of another type; the answers alone are taught."""
+    """A plan, and up to `MOST_QUESTIONS` different questions on the scene; the answers alone are taught."""
     parts, answers = list(plan), set()
-    asked = questions(scene, rng)[: rng.randint(1, 8)]
+    types = [_any_of(ASKED, rng) for _ in range(rng.randint(1, MOST_QUESTIONS))]
+    asked = list({made.question: made for made in (ask(scene, kind, rng) for kind in types)}.values())
     for question in asked:
         space = " " if isinstance(parts[-1], str) else ""
         parts += [space + question_text(question.question), f" {question.answer}"]
@@ -94,29 +97,41 @@ def _and_questions(
 
 
 def _caption(scene: Scene, rng: random.Random) -> str:
-    """Mostly the plain caption: where the words leave no choice, all that can be learned is the scene."""
-    return plain_caption(scene) if rng.random() < PLAIN else caption(scene, rng)
+    """Mostly the listed caption: where the words leave no choice, all that can be learned is the scene."""
+    return listed_caption(scene) if rng.random() < PLAIN else caption(scene, rng)
+
+
+def _told(story: Story, rng: random.Random, silent: bool = False) -> tuple[list[str], list[bool]]:
+    """A story in words alone, each picture told in brackets (not at all if `silent`); and which words those are."""
+    parts = [part for part in story.document_plan if isinstance(part, str) or not silent]
+    words = [part if isinstance(part, str) else f"({_caption(part, rng)})" for part in parts]
+    return [" " * (index > 0) + text for index, text in enumerate(words)], [isinstance(p, Scene) for p in parts]
 
 
 def _text(rng: random.Random, held_out: bool | None) -> Example:
-    """Words alone, pictures replaced by captions in brackets: what the language model learns to follow a state from."""
-    variant = rng.choices(("caption", "questions", "told", "asked"), weights=(0.1, 0.35, 0.35, 0.2))[0]
-    if variant in ("caption", "questions"):
+    """Words alone: a caption, or a story."""
+    if rng.random() < 0.2:
+        return Example((caption_pair(rng, held_out)[1],), "text", "caption")
+    story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
+    return Example(tuple(_told(story, rng)[0]), "text", "told", story.given)
+
+
+def _text_states(rng: random.Random, held_out: bool | None) -> Example:
+    """Words alone: a story of which only the captions are taught, so that the state is what is learned."""
+    story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
+    words, told = _told(story, rng)
+    return Example(tuple(words), "text_states", story.kind, frozenset(i for i, taught in enumerate(told) if not taught))
+
+
+def _text_qa(rng: random.Random, held_out: bool | None) -> Example:
+    """Words alone: questions about a caption, or about how a story ends."""
+    if rng.random() < 0.6:
         scene, text = caption_pair(rng, held_out)
-        alone = variant == "caption"
-        return Example((text,), "text", variant) if alone else _and_questions([text], scene, rng, "text", variant)
-    told = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
+        return _and_questions([text], scene, rng, "text_qa", "caption")
+    story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
     # Now and then the sentences alone: the state must be followed without being told it.
-    silent = variant == "asked" and told.kind == "story" and rng.random() < 0.5
-    words = [
-        part if isinstance(part, str) else f"({_caption(part, rng)})"
-        for part in told.document_plan
-        if isinstance(part, str) or not silent
-    ]
-    plan = [" " * (index > 0) + text for index, text in enumerate(words)]
-    if variant == "asked":
-        return _and_questions(plan, told.scenes[-1], rng, "text", variant)
-    return Example(tuple(plan), "text", variant, told.given)
+    silent = story.kind == "story" and rng.random() < 0.5
+    return _and_questions(_told(story, rng, silent)[0], story.scenes[-1], rng, "text_qa", "told")
 
 
 def _text_to_image(rng: random.Random, held_out: bool | None) -> Example:
@@ -144,6 +159,8 @@ def interleaved(rng: random.Random, held_out: bool | None = False, variant: str 
 
 SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "text": _text,
+    "text_states": _text_states,
+    "text_qa": _text_qa,
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
     "interleaved": interleaved,
@@ -161,8 +178,7 @@ def sample(kind: str, rng: random.Random, held_out: bool | None = False) -> Exam
     return SAMPLERS[kind](rng, held_out)
 
 
-def mixture(weights: dict[str, float], seed: int, held_out: bool | None = False) -> Iterator[Example]:
-    """Training examples without end, their kinds drawn by `weights`."""
-    rng = random.Random(f"train-{seed}")
-    while True:
-        yield sample(_any_of(weights, rng), rng, held_out)
+def samples(shares: dict[str, float], count: int, rng: random.Random) -> dict[str, list[Example]]:
+    """About `count` examples by kind, at least one of each. Their numbers are fixed: kinds differ several times in what
+    they cost, and processes that train together would wait long for one another."""
+    return {kind: [sample(kind, rng) for _ in range(max(1, round(share * count)))] for kind, share in shares.items()}
