@@ -1,0 +1,251 @@
+"""Notebook 04: a teacher that knows everything, what the reader says of a batch, and the exercises."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from minidream.evaluation.candidate import look
+from minidream.evaluation.interleaved import same
+from minidream.generation import to_image
+from minidream.modeling.loading import load_part
+from minidream.score_distillation import prediction_type, schedule
+from minidream.teaching import Exercise, Mistake
+from minidream.weights import find_weights
+from minidream.world.scene import BACKGROUNDS, PLACES, Scene, Thing
+
+
+class Mixture:
+    """A "UNet" without weights: the exact prediction for a mixture of K round Gaussians in n dimensions.
+
+    It is called as diffusers' UNet is. Its condition (M, 1, K) holds the logits of the K blobs: a caption that says
+    which blobs are meant. `centres` (K, n), `spread` their standard deviation.
+    """
+
+    def __init__(self, scheduler: Any, centres: Tensor, spread: float) -> None:
+        self.scheduler, self.centres, self.spread = scheduler, centres, spread
+
+    def __call__(self, noisy: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
+        alpha, sigma = schedule(self.scheduler, timesteps, 2)  # (M, 1)
+        variance = (alpha * self.spread) ** 2 + sigma**2  # of each blob, with its noise
+        away = noisy.unsqueeze(1) - alpha.unsqueeze(2) * self.centres  # (M, K, n)
+        logits = encoder_hidden_states.squeeze(1) - away.square().sum(2) / (2 * variance)  # (M, K)
+        guesses = self.centres + (alpha * self.spread**2 / variance).unsqueeze(2) * away  # E[z_0 | z_t, blob]
+        clean = (logits.softmax(1).unsqueeze(2) * guesses).sum(1)  # E[z_0 | z_t], (M, n)
+        noise = (noisy - alpha * clean) / sigma
+        if prediction_type(self.scheduler) == "epsilon":
+            return SimpleNamespace(sample=noise)
+        return SimpleNamespace(sample=alpha * noise - sigma * clean)
+
+
+class Counter:
+    """Counts the calls of a UNet and the backward passes through it; else it is that UNet."""
+
+    def __init__(self, unet: Any) -> None:
+        self.unet, self.forward, self.backward = unet, 0, 0
+        self.dtype = unet.dtype
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        out = self.unet(*inputs, **named)
+        self.forward += 1
+        if out.sample.requires_grad:
+            out.sample.register_hook(self._count)
+        return out
+
+    def cost(self, step: Callable[[], Any], times: int = 3) -> tuple[int, int, float]:
+        """Forward and backward passes of one `step`, and its CPU seconds: the least of some tries."""
+        spent = []
+        for _ in range(times):
+            before, start = (self.forward, self.backward), time.process_time()
+            step()
+            spent.append(time.process_time() - start)
+        return self.forward - before[0], self.backward - before[1], min(spent)
+
+    def _count(self, gradient: Tensor) -> Tensor:
+        self.backward += 1
+        return gradient
+
+
+def verdicts(pictures: Tensor, scenes: Sequence[Scene | None]) -> list[bool]:
+    """Whether each picture, uint8 (M, 3, H, W), shows its scene, all of it and nothing else, by the exact reader."""
+    shown = look([to_image(picture) for picture in pictures])
+    return [truth is not None and same(truth, scene) for truth, scene in zip(scenes, shown, strict=True)]
+
+
+def colourfulness(pictures: Tensor) -> float:
+    """The mean over pixels of the brightest minus the darkest channel, 0 for grey to 1; pictures uint8."""
+    return float((pictures.amax(1).float() - pictures.amin(1).float()).mean() / 255)
+
+
+def text_tower() -> tuple[PreTrainedTokenizerFast, CLIPTextModel]:
+    """The shipped painter's own tokenizer and CLIP text model, frozen."""
+    folder = find_weights("stable-diffusion")
+    reader = load_part(CLIPTextModel, folder, "the text tower", subfolder="text_encoder")
+    return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), reader.requires_grad_(False)
+
+
+def star(place: str, background: str) -> Scene:
+    """The thing that textual inversion has to learn: a large orange star."""
+    return Scene(background, (Thing(place, "orange", "star", "large"),))
+
+
+def circles() -> tuple[list[Scene], list[str], list[bool]]:
+    """The little world of the live training: 15 scenes, a large circle of 5 colours on 3 backgrounds, their captions,
+    and which three are held back. Each of their colours and backgrounds is shown in other scenes."""
+    colors = (
+        "cyan",
+        "orange",
+        "green",
+        "red",
+        "blue",
+    )  # a yellow circle is held out from all of the project's training
+    scenes = [
+        Scene(ground, (Thing("top left", color, "circle", "large"),)) for color in colors for ground in BACKGROUNDS
+    ]
+    told = [(scene.things[0].color, scene.background) for scene in scenes]
+    captions = [f"A large {color} circle in the top left on a {ground} background." for color, ground in told]
+    return scenes, captions, [pair in {("red", "black"), ("blue", "white"), ("cyan", "grey")} for pair in told]
+
+
+@torch.no_grad()
+def draw(painter: Any, condition: Tensor, null: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+    """Pictures uint8 (M, 3, H, W) under conditions (M, Q, D) in ten steps, the i-th from the noise of seed i."""
+    generators = [torch.Generator().manual_seed(index) for index in range(len(condition))]
+    return painter.decode(painter.sample(condition, null, guidance=guidance, steps=10, generators=generators))
+
+
+@torch.no_grad()
+def a_dax_everywhere(
+    painter: Any, say: Callable[[list[str]], Tensor]
+) -> tuple[Tensor, list[bool], list[tuple[str, str]]]:
+    """A "<dax>" in every place on every background, its verdicts as a `star`, and those places and backgrounds."""
+    everywhere = [(place, background) for place in PLACES for background in BACKGROUNDS]
+    condition = say([f"A <dax> in the {place} on a {background} background." for place, background in everywhere])
+    pictures = draw(painter, condition, say([""]), guidance=2.0)
+    return pictures, verdicts(pictures, [star(*each) for each in everywhere]), everywhere
+
+
+def middles(pictures: Tensor) -> Tensor:
+    """Where the one thing of each picture lies, in pixels from the middle of its quarter: (M, 2) as x to the right and
+    y upward; pictures uint8 (M, 3, 64, 64), the thing coloured and all else grey. The centre of mass of the colour."""
+    weight = (pictures.amax(1).float() - pictures.amin(1).float() - 40).clamp(min=0)  # 40: less is a stain
+    mass, axis = weight.sum((1, 2)), torch.arange(weight.shape[1]).float() + 0.5
+    x, y = (weight.sum(1) * axis).sum(1) / mass, (weight.sum(2) * axis).sum(1) / mass  # (M,) each
+    half = weight.shape[1] / 2
+    return torch.stack([x % half - half / 2, half / 2 - y % half], dim=1)
+
+
+def _tried(answer: Callable[..., float], *values: tuple[float, ...]) -> list[float]:
+    return [round(float(answer(*each)), 6) for each in values]
+
+
+_SEEN = ((0.5, 1.0, 0.6), (-2.0, 0.5, 0.8))  # v, z_t, alpha (so sigma is 0.8, then 0.6)
+
+SCORE = Exercise(
+    "from v to the score",
+    reference=lambda v, z, alpha: -(alpha * v + (1 - alpha**2) ** 0.5 * z) / (1 - alpha**2) ** 0.5,
+    right=lambda answer: _tried(answer, *_SEEN) == [-1.375, round(13 / 6, 6)],
+    mistakes=(
+        Mistake(
+            lambda v, z, alpha: (alpha * v + (1 - alpha**2) ** 0.5 * z) / (1 - alpha**2) ** 0.5,
+            lambda answer: _tried(answer, *_SEEN) == [1.375, round(-13 / 6, 6)],
+            "this arrow leads from probable pictures into the noise: the noise is what has to be taken away",
+        ),
+        Mistake(
+            lambda v, z, alpha: -(alpha * v + (1 - alpha**2) ** 0.5 * z),
+            lambda answer: _tried(answer, *_SEEN) == [-1.1, 1.3],
+            "the direction is right; but where there is little noise the hill is steep: divide by sigma",
+        ),
+        Mistake(
+            lambda v, z, alpha: -v / (1 - alpha**2) ** 0.5,
+            lambda answer: _tried(answer, *_SEEN) == [-0.625, round(2 / 0.6, 6)],
+            "v is not the noise: first make epsilon of it, alpha v + sigma z_t",
+        ),
+        Mistake(
+            lambda v, z, alpha: -(alpha * v + (1 - alpha**2) * z) / (1 - alpha**2),
+            lambda answer: _tried(answer, *_SEEN) == [round(-0.94 / 0.64, 6), round(1.42 / 0.36, 6)],
+            "1 - alpha^2 is sigma squared: a root is missing",
+        ),
+    ),
+)
+
+_NOISES = ((0.8, 0.5), (0.5, 0.2))  # alpha_bar before the step and now
+
+KL = Exercise(
+    "the weight of an error of v",
+    reference=lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) * (1 - now),
+    right=lambda answer: _tried(answer, *_NOISES) == [0.75, 0.3],
+    mistakes=(
+        Mistake(
+            lambda before, now: (before / (1 - before) - now / (1 - now)) * (1 - now),
+            lambda answer: _tried(answer, *_NOISES) == [1.5, 0.6],
+            "twice too much: the KL of step 2 has a one half in it",
+        ),
+        Mistake(
+            lambda before, now: 0.5 * (now / (1 - now) - before / (1 - before)) * (1 - now),
+            lambda answer: _tried(answer, *_NOISES) == [-0.75, -0.3],
+            "a weight is never negative: the SNR *falls* from t - 1 to t",
+        ),
+        Mistake(
+            lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)),
+            lambda answer: _tried(answer, *_NOISES) == [1.5, 0.375],
+            "that is the weight of an error of z_0 (step 4): how large is the same error, measured in v?",
+        ),
+        Mistake(
+            lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) * (1 - now) / now,
+            lambda answer: _tried(answer, *_NOISES) == [1.5, 1.5],
+            "that is the weight of an error of epsilon (step 5); an error of v is that of z_0, divided by sigma",
+        ),
+        Mistake(
+            lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) / (1 - now),
+            lambda answer: _tried(answer, *_NOISES) == [3.0, 0.46875],
+            "upside down: an error of v is the *larger* one, so its weight is the smaller one",
+        ),
+    ),
+)
+
+_METHODS = frozenset({"SDS", "textual inversion", "dream loss", "CLIP alignment"})
+
+BACKWARD = Exercise(
+    "back through the painter",
+    reference={"textual inversion", "dream loss"},
+    right=lambda answer: set(answer) == {"textual inversion", "dream loss"},
+    mistakes=(
+        Mistake(
+            {"SDS", "sampling"},
+            lambda answer: not _METHODS.issuperset(answer),
+            'choose among "SDS", "textual inversion", "dream loss" and "CLIP alignment"',
+        ),
+        Mistake(
+            set(),
+            lambda answer: not answer,
+            "frozen means that the painter's weights get no gradient; it can still hand one on",
+        ),
+        Mistake(
+            {"SDS", "textual inversion", "dream loss"},
+            lambda answer: "SDS" in answer,
+            "SDS asks the painter and takes its answer as the gradient of the picture: nothing goes back through it",
+        ),
+        Mistake(
+            {"dream loss", "CLIP alignment"},
+            lambda answer: "CLIP alignment" in answer,
+            "the CLIP alignment compares two vectors; the painter is not even asked",
+        ),
+        Mistake(
+            {"dream loss"},
+            lambda answer: "textual inversion" not in answer,
+            "a word reaches the picture through the painter alone: so does its gradient, backwards",
+        ),
+        Mistake(
+            {"textual inversion"},
+            lambda answer: "dream loss" not in answer,
+            "the network makes a condition, and the condition meets the loss only in the painter",
+        ),
+    ),
+)

@@ -1,0 +1,155 @@
+"""Figures of notebook 03: paths of noise, curves, maps of latents and of attention, sheets of small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from minidream.visualization.figures import _DPI, _FONT, _LINE, _MARGIN, PALETTE, ZOOM, _pixels, _sheet, _write
+
+# Lines are told apart by colour, by marker and by dash.
+_STYLES = (("diffusion", "o", "-"), ("patch", "s", "--"), ("query", "^", ":"), ("ink", "D", "-."))
+_SIGNED = LinearSegmentedColormap.from_list("signed", [PALETTE["patch"], PALETTE["paper"], PALETTE["diffusion"]])
+_HEAT = LinearSegmentedColormap.from_list("heat", [PALETTE["paper"], PALETTE["diffusion"], PALETTE["ink"]])
+_LEVEL = 8  # a sheet shows every eighth level of 0 .. 255: nobody sees it, and noise compresses to half
+SMALL = 2  # one pixel of a picture in a sheet of many becomes 2 x 2
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: a title, where the points lie, and named lines through them. `marks`: show the points."""
+
+    title: str
+    x: Sequence[float]
+    lines: Mapping[str, Sequence[float]]
+    xlabel: str
+    ylabel: str
+    marks: bool = True
+    log_x: bool = False  # steps that double lie at equal distances
+    log_y: bool = False  # ten times less is as far down everywhere
+
+
+def _axes(figure: Figure, index: int, count: int, title: str, xlabel: str, ylabel: str) -> Axes:
+    axes = figure.add_subplot(1, count, index + 1)
+    axes.set_title(title, fontsize=_FONT + 1.5, color=PALETTE["ink"])
+    axes.set_xlabel(xlabel, fontsize=_FONT)
+    axes.set_ylabel(ylabel, fontsize=_FONT)
+    axes.tick_params(labelsize=_FONT, colors=PALETTE["ink"])
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def curves(panels: Sequence[Panel], alt: str) -> Figure:
+    """Panels side by side, their lines told apart by colour, marker and dash; `alt` says what they show."""
+    figure = Figure(figsize=(4.2 * len(panels), 3.0), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    for index, panel in enumerate(panels):
+        axes = _axes(figure, index, len(panels), panel.title, panel.xlabel, panel.ylabel)
+        if panel.log_x:
+            axes.set_xscale("log", base=2)
+        for (name, values), (color, marker, dash) in zip(panel.lines.items(), _STYLES):
+            style: dict[str, Any] = {"marker": marker} if panel.marks else {}
+            axes.plot(panel.x, values, color=PALETTE[color], linestyle=dash, label=name, linewidth=1.8, **style)
+        if panel.marks:
+            axes.set_xticks(list(panel.x), [f"{value:g}" for value in panel.x])
+            axes.minorticks_off()
+        if panel.log_y:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        if len(panel.lines) > 1:
+            axes.legend(fontsize=_FONT, frameon=False)
+    figure.set_label(alt)
+    return figure
+
+
+def paths(panels: Mapping[str, tuple[Sequence[float], Any]], alt: str, ends: Sequence[float] = (-1.0, 1.0)) -> Figure:
+    """Numbers on their way: for each title the timesteps (T,) and the values (T, N) of N paths.
+
+    Time runs from left to right in the order given. A path is coloured by where it is nearest to at its clean end (the
+    smallest timestep): `ends`, below orange and above blue.
+    """
+    figure = Figure(figsize=(4.2 * len(panels), 3.0), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    for index, (title, (times, values)) in enumerate(panels.items()):
+        where, moving = list(times), np.asarray(values)
+        axes = _axes(figure, index, len(panels), title, "timestep t", "z" if not index else "")
+        above = moving[int(np.argmin(where))] > np.mean(ends)
+        for group, color, dash in ((~above, "diffusion", "-"), (above, "patch", "--")):
+            axes.plot(where, moving[:, group], color=PALETTE[color], linestyle=dash, linewidth=0.9)
+        for end in ends:
+            axes.axhline(end, color=PALETTE["ink"], linewidth=0.6, linestyle=":")
+        axes.set(xlim=(where[0], where[-1]), ylim=(-3.6, 3.6))
+    figure.set_label(alt)
+    return figure
+
+
+def maps(grids: Sequence[Any], captions: Sequence[str], alt: str, picture: Any = None, signed: bool = True) -> Figure:
+    """Small grids (h, w) of numbers as squares of colour, each under its caption, beside the picture they belong to.
+
+    `signed`: blue below zero, white at zero, orange above, on one scale for all. Otherwise each grid has a scale of its
+    own from white (0) to dark (its largest). Raises ValueError if grids and captions differ in number.
+    """
+    if not grids or len(grids) != len(captions):
+        raise ValueError(f"{len(grids)} grids, {len(captions)} captions: one of each")
+    arrays = [np.asarray(grid, dtype=np.float64) for grid in grids]
+    side = ZOOM * 64
+    shown = ([] if picture is None else [_pixels(picture)]) + arrays
+    figure, axes = _sheet(len(shown) * (side + _MARGIN) + _MARGIN, side + 2 * _MARGIN + _LINE)
+    most = max(float(np.abs(array).max()) for array in arrays) or 1.0
+    for index, (values, caption) in enumerate(zip(shown, [*["picture"] * (picture is not None), *captions])):
+        left = _MARGIN + index * (side + _MARGIN)
+        style: dict[str, Any] = {}
+        if values.ndim == 2:
+            style = {"cmap": _HEAT, "vmin": 0, "vmax": float(values.max()) or 1.0}
+            if signed:
+                style = {"cmap": _SIGNED, "norm": TwoSlopeNorm(0, -most, most)}
+        extent = (left, left + side, _MARGIN + side, _MARGIN)
+        axes.imshow(values, extent=extent, interpolation="nearest", aspect="auto", **style)
+        axes.add_patch(Rectangle((left, _MARGIN), side, side, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
+        _write(axes, left + side / 2, _MARGIN + side + _LINE * 0.8, caption)
+    figure.set_label(alt)
+    return figure
+
+
+def sheet(pictures: Any, rows: Sequence[str], columns: Sequence[str], titles: Sequence[str], alt: str) -> Figure:
+    """Tables of pictures side by side, one a title, with a label at each row and column; pictures at twice their size.
+
+    `pictures` are titles x rows x columns in reading order: title by title, row by row. Raises ValueError if they are
+    not as many.
+    """
+    frames = [_pixels(picture) for picture in pictures]
+    if len(frames) != len(titles) * len(rows) * len(columns):
+        raise ValueError(f"{len(frames)} pictures for {len(titles)} x {len(rows)} x {len(columns)} places")
+    frames = [((frame.astype(int) + _LEVEL // 2) // _LEVEL * _LEVEL).clip(0, 255).astype(np.uint8) for frame in frames]
+    side, gap, label = SMALL * frames[0].shape[0], 6, 96
+    head = 3 * _LINE if any(titles) else 2 * _LINE
+    table = label + len(columns) * (side + gap) + _MARGIN
+    figure, axes = _sheet(len(titles) * table + _MARGIN, head + len(rows) * (side + gap) + _MARGIN)
+    numbered = iter(frames)
+    for number, title in enumerate(titles):
+        left = _MARGIN + number * table
+        middle = left + label + (len(columns) * (side + gap) - gap) / 2
+        _write(axes, middle, _LINE, title, weight="bold", fontsize=_FONT + 1)
+        for index, name in enumerate(columns):
+            _write(axes, left + label + index * (side + gap) + side / 2, head - 0.7 * _LINE, name)
+        for row, name in enumerate(rows):
+            top = head + row * (side + gap)
+            _write(axes, left + label - 8, top + side / 2, name, ha="right")
+            for column in range(len(columns)):
+                start = left + label + column * (side + gap)
+                box = (start, start + side, top + side, top)
+                axes.imshow(next(numbered), extent=box, interpolation="nearest", aspect="auto")
+                frame: dict[str, Any] = {"fill": False, "edgecolor": PALETTE["text"], "linewidth": 0.5}
+                axes.add_patch(Rectangle((start, top), side, side, **frame))
+    figure.set_label(alt)
+    return figure

@@ -1,0 +1,141 @@
+"""The figures and the small world of notebook 03."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+from tiny import tiny_scheduler
+
+from minidream.score_distillation import schedule
+from minidream.teaching import diffusion as lesson
+from minidream.visualization import PALETTE
+from minidream.visualization.diffusion import Panel, curves, maps, paths, sheet
+from minidream.visualization.figures import to_png
+from minidream.world.draw import draw_batch
+
+
+def _rendered(figure) -> np.ndarray:
+    pixels = np.asarray(Image.open(io.BytesIO(to_png(figure))).convert("RGBA"))
+    assert (pixels[..., 3] == 255).all(), "the sheet must be opaque, for dark mode"
+    return pixels[..., :3]
+
+
+def _texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_curves_are_told_apart_without_colour():
+    panel = Panel("title", [1, 2, 4], {"one": [0.1, 0.2, 0.3], "two": [0.3, 0.2, 0.1]}, "steps", "share", log_x=True)
+    figure = curves([panel, panel], "in words")
+    assert len(figure.axes) == 2 and figure.get_label() == "in words"
+    lines = figure.axes[0].lines
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 2
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
+    assert figure.axes[0].get_ylim()[0] <= 0
+    _rendered(figure)
+
+
+def test_a_path_has_the_colour_of_its_clean_end():
+    times, values = [999, 500, 0], np.array([[2.0, -2.0], [0.5, 0.5], [-1.0, 1.0]])
+    for order in (slice(None), slice(None, None, -1)):  # noising and denoising
+        figure = paths({"a": (times[order], values[order])}, "in words")
+        colors = {to_hex(line.get_color()): line.get_ydata() for line in figure.axes[0].lines[:2]}
+        assert -1.0 in colors[PALETTE["diffusion"]] and 1.0 in colors[PALETTE["patch"]]
+
+
+def test_maps_are_signed_or_hot_and_stand_beside_their_picture():
+    grid = torch.tensor([[-1.0, 1.0], [0.0, 0.5]])
+    figure = maps([grid, grid / 2], ["a", "b"], "in words", picture=np.zeros((64, 64, 3), np.uint8))
+    assert _texts(figure) == ["picture", "a", "b"]
+    pixels = _rendered(figure)
+    middle = 16 + 64  # of the upper left quarter
+    assert not pixels[middle, 16 + 64].any()  # the black picture
+    assert tuple(pixels[middle, 16 + 272 + 64]) == tuple(int(PALETTE["patch"][i : i + 2], 16) for i in (1, 3, 5))
+    assert (pixels[16 + 192, 16 + 272 + 64] > 250).all()  # zero is white
+    with pytest.raises(ValueError, match="2 grids, 1 captions"):
+        maps([grid, grid], ["a"], "in words")
+    hot = maps([grid.abs()], ["a"], "in words", signed=False)
+    assert len(hot.axes[0].images) == 1
+
+
+def test_a_sheet_keeps_the_order_of_its_pictures():
+    pictures = [np.full((8, 8, 3), 20 * i, np.uint8) for i in range(12)]
+    figure = sheet(pictures, ["r1", "r2"], ["c1", "c2", "c3"], ["A", "B"], "in words")
+    boxes = [image.get_extent() for image in figure.axes[0].images]
+    assert boxes[0][0] < boxes[1][0] < boxes[2][0] and boxes[3][2] > boxes[0][2]  # to the right, then down
+    assert boxes[6][0] > boxes[2][0] and boxes[6][2] == boxes[0][2]  # the second table stands beside the first
+    assert _texts(figure).count("c1") == 2 and "r2" in _texts(figure)
+    _rendered(figure)
+    with pytest.raises(ValueError, match="11 pictures for 2 x 2 x 3"):
+        sheet(pictures[:11], ["r1", "r2"], ["c1", "c2", "c3"], ["A", "B"], "in words")
+
+
+def test_the_small_world_tells_each_of_its_scenes_apart():
+    scenes = lesson.one_thing_scenes()
+    ids = lesson.word_ids(scenes)
+    assert ids.shape == (24, 3) and len({tuple(row) for row in ids.tolist()}) == 24
+    told = [lesson.VOCABULARY[index] for index in ids[-1]]
+    assert told == lesson.words_of(scenes[-1]) == ["black", "blue", "bottom right"]
+
+
+def test_a_background_is_read_or_refused():
+    pictures = torch.from_numpy(draw_batch(lesson.one_thing_scenes())).permute(0, 3, 1, 2)
+    assert Counter(lesson.backgrounds(pictures)) == {"white": 8, "grey": 8, "black": 8}
+    assert lesson.backgrounds(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8)) == [None]
+
+
+def test_the_small_unet_reads_its_words():
+    torch.manual_seed(0)
+    unet, noisy = lesson.small_unet(), torch.randn(2, 4, 8, 8)
+    out = [unet(noisy, 10, encoder_hidden_states=torch.randn(2, 3, 32)).sample for _ in range(2)]
+    assert out[0].shape == noisy.shape and not torch.allclose(out[0], out[1])
+    assert sum(parameter.numel() for parameter in unet.parameters()) < 300_000
+
+
+class _Level:
+    """Latents of one level, and pictures as light as they are."""
+
+    latents = torch.tensor([1.0, 0.0, -1.0]).repeat_interleave(8).view(24, 1, 1, 1).expand(24, 4, 8, 8)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        level = (127 + 100 * latents.mean((1, 2, 3))).clamp(0, 255).to(torch.uint8)
+        return level.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_swap_tells_whether_the_word_or_the_start_decides(listens: bool):
+    scheduler = tiny_scheduler(rescale_betas_zero_snr=False)
+
+    def unet(noisy, t, encoder_hidden_states):
+        """v for a z_0 of the level that the word says, or for the nearest to that of its input."""
+        alpha, sigma = schedule(scheduler, t)
+        said, seen = encoder_hidden_states[:, 0, 0], (noisy / alpha).mean((1, 2, 3)).clamp(-1, 1)
+        z0 = (said if listens else seen).view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=(alpha * noisy - z0) / sigma)
+
+    said = torch.tensor([1.0, 0.0, -1.0, *[0.0] * 6])
+    artist = lesson.Artist(unet, lambda ids: said[ids].unsqueeze(-1), scheduler)
+    ids = lesson.word_ids(lesson.one_thing_scenes())
+    pictures = lesson.paint_swapped(artist, _Level(), _Level.latents, ids)
+    from_start, from_word = lesson.spreads(pictures)
+    assert len(pictures) == 72
+    assert (from_word > 80 and from_start < 5) if listens else (from_start > 40 and from_word < 5)
+
+
+def test_an_examination_counts_right_pictures_and_their_spread(monkeypatch: pytest.MonkeyPatch):
+    scenes = lesson.one_thing_scenes()[:2]
+    drawn = torch.from_numpy(draw_batch([scenes[0], scenes[0], scenes[1], scenes[0]])).permute(0, 3, 1, 2)
+    asked = {}
+    decoder = SimpleNamespace(sample=lambda *given, **how: asked.update(how), decode=lambda latents: drawn)
+    monkeypatch.setattr(lesson, "say", lambda pipe, captions: torch.zeros(len(captions), 1, 1))
+    found = lesson.examine(decoder, None, scenes, repeats=2, guidance=3)
+    assert found.right == 0.75 and asked["guidance"] == 3 and len(asked["generators"]) == 4
+    apart = (drawn[2].float() - drawn[3].float()).abs().mean().item() / 2  # of two, each is half of it off the mean
+    assert found.spread == pytest.approx(apart / 2)  # and the first two are the same
