@@ -1,6 +1,6 @@
 """The tokenizer: byte-level BPE trained on the world's text, with DreamLLM's five special tokens.
 
-Bytes are the base alphabet, so any text in any script encodes and decodes without loss.
+Bytes are the base alphabet, so any text in any script encodes and decodes without loss. Taught in notebook 01.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several documents in one row, none of which sees another."""
+"""Several documents in one row, none of which sees another. Taught in notebook 06."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of the world's English that captions, questions and stories share."""
+"""The words of the world's English that captions, questions and stories share. Taught in notebook 01."""
 
 from __future__ import annotations
 
