@@ -212,6 +212,8 @@ def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_pa
         load_file(file) for file in (again / "igpt/trained.safetensors", nano / "minidream/model.safetensors")
     )
     assert all(torch.allclose(value, first[name].float(), atol=1e-3) for name, value in moved.items())
+    later = json.loads((again / "igpt" / "training.json").read_text())["began_with"]
+    assert [later["recipe"]["stage"], later["began_with"]["recipe"]["stage"]] == ["instruct", "igpt"]
 
 
 def test_first_weights_bring_their_own_words(nano: Path, tmp_path: Path) -> None:

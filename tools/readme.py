@@ -98,11 +98,11 @@ def figures(result: dict[str, Any]) -> str:
 def costs() -> str:
     """The table of what each stage of the shipped weights cost."""
     lines, total = ["| stage | steps | batch | minutes | cores |", "|---|---|---|---|---|"], 0.0
-    for stage, file in STAGES.items():
+    for file in STAGES.values():
         for record in _runs(json.loads((WEIGHTS / file).read_text())):
             total += record["seconds"]
             minutes, cores = f"{record['seconds'] / 60:.0f}", record["processes"] * record["threads"]
-            row = (stage, record["steps"], record["recipe"]["batch"], minutes, cores)
+            row = (record["recipe"]["stage"], record["steps"], record["recipe"]["batch"], minutes, cores)
             lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join([*lines, f"| all | | | {total / 60:.0f} | |"])
 

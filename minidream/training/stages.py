@@ -95,7 +95,7 @@ def train(
         )
         if init:
             record["command"] += f" --init {init}"
-            record["began_with"] = json.loads((init / "training.json").read_text())
+            record["began_with"] = _history(init, name)
         if together.is_main_process:
             _keep(task, record, name, out)
         together.wait_for_everyone()
@@ -120,6 +120,15 @@ def _begin_with(task: Task, init: Path) -> None:
     new = [name for name, value in task.modules.named_parameters() if value.requires_grad and name not in fitting]
     if new:
         print(f"{init} holds nothing for {', '.join(new)}: they begin anew", file=sys.stderr)
+
+
+def _history(init: Path, stage: str) -> dict[str, Any]:
+    """The record of the weights in `init`; a later stage's is given the run of `stage` that it contains."""
+    record: dict[str, Any] = json.loads((init / "training.json").read_text())
+    contained = init / f"training.{stage}.json"
+    if contained.is_file() and "began_with" not in record:
+        record["began_with"] = json.loads(contained.read_text())
+    return record
 
 
 def _keep(task: Task, record: dict[str, Any], stage: str, out: Path) -> None:
