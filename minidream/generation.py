@@ -11,7 +11,7 @@ batch. Every document has its own randomness, so a batch gives what its members 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -85,6 +85,16 @@ class _Writer:
     shown: int = 0  # how many of their letters have been handed out
 
 
+def collect(document: Document, event: Event) -> None:
+    """Append to the document what an event brings; a text that goes on stays one part."""
+    if isinstance(event, Picture):
+        document.append(event.image)
+    elif isinstance(event, TextPiece) and document and isinstance(document[-1], str):
+        document.parts[-1] += event.text
+    elif isinstance(event, TextPiece):
+        document.append(event.text)
+
+
 def to_image(picture: Tensor) -> Image.Image:
     """A uint8 tensor (3, H, W) as picture."""
     return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
@@ -95,20 +105,29 @@ def stream(
     processor: MiniDreamProcessor,
     documents: Sequence[Document],
     options: SamplingOptions | None = None,
+    prompt_parts: Sequence[Container[int]] | None = None,
 ) -> Iterator[Event]:
     """Continue documents; the iterator gives events as they happen and may be closed at any time.
+
+    `prompt_parts`: which parts of each were given (all, if None); the others are the model's own, so that their
+    pictures stand there as they did when it drew them.
 
     A KeyboardInterrupt while it works ends every open document with `End(reason="interrupted")`. Raises `UserError`, at
     once, for an empty document, one longer than the context, or more pictures than the context holds.
     """
-    return InterleavedGenerator(model, processor, documents, options or SamplingOptions()).run()
+    return InterleavedGenerator(model, processor, documents, options or SamplingOptions(), prompt_parts).run()
 
 
 class InterleavedGenerator:
     """The state of a batch being continued: one KV cache for all, one `_Writer` each. `run` is the loop."""
 
     def __init__(
-        self, model: MiniDream, processor: MiniDreamProcessor, documents: Sequence[Document], options: SamplingOptions
+        self,
+        model: MiniDream,
+        processor: MiniDreamProcessor,
+        documents: Sequence[Document],
+        options: SamplingOptions,
+        prompt_parts: Sequence[Container[int]] | None = None,
     ) -> None:
         self.model, self.processor, self.options = model, processor, options
         if not documents:
@@ -117,13 +136,13 @@ class InterleavedGenerator:
             if not document.pictures and not document.text.strip():
                 raise UserError("the prompt is empty: give a text or a picture to go on from")
         options.check(model)
-        self.picture_length = processor.dream_block_length + processor.image_block_length
+        self.picture_length = processor.picture_length
         if options.max_pictures * self.picture_length >= processor.max_length:
             most = (processor.max_length - 1) // self.picture_length
             raise UserError(
                 f"max_pictures {options.max_pictures}: the context holds at most {most} pictures, ask for fewer"
             )
-        self.prompt = processor(documents, "interleaved", padding_side="left", generation_prompt=True)
+        self.prompt = processor(documents, prompt_parts=prompt_parts, padding_side="left", generation_prompt=True)
         lengths = self.prompt.attention_mask.sum(-1).tolist()
         count = len(documents)
         sources = zip(lengths, options.generators(count), options.generators(count))

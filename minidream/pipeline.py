@@ -1,11 +1,11 @@
-"""`MiniDreamPipeline`: model and processor behind five verbs: draw, ask, caption, complete (and its stream), condition.
+"""`MiniDreamPipeline`: model and processor behind six verbs: draw, ask, caption, complete (or stream), chat, condition.
 
 Every verb takes one thing or a list; a list is worked on as a batch and gives what its members give one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from minidream.chat import Chat
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.generation import End, Event, Picture, TextPiece, stream, to_image
+from minidream.generation import End, Event, TextPiece, collect, stream, to_image
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.sampling import SamplingOptions, sample_latents
@@ -63,11 +64,15 @@ class MiniDreamPipeline:
                 tokenizer = AutoTokenizer.from_pretrained(str(llm))
             except (OSError, ValueError) as error:
                 raise UserError(f"cannot open a tokenizer at {llm}: {str(error).splitlines()[0]}") from error
-        processor = MiniDreamProcessor(tokenizer, num_dream_queries)  # adds the special tokens that the LLM must learn
         model = MiniDream.from_components(llm, vision, diffusion, num_dream_queries, tokenizer=tokenizer)
         positions = getattr(model.llm.config, "max_position_embeddings", None) or max_length
-        processor.num_patches, processor.image_size = model.vision.num_patches, model.config.image_size
-        processor.max_length = min(max_length, positions)
+        processor = MiniDreamProcessor(
+            tokenizer,
+            num_dream_queries,
+            num_patches=model.vision.num_patches,
+            image_size=model.config.image_size,
+            max_length=min(max_length, positions),
+        )
         return cls(model, processor)
 
     def save_pretrained(self, folder: str | Path, frozen: bool = True) -> None:
@@ -156,18 +161,27 @@ class MiniDreamPipeline:
         continued = [Document(each.parts) for each in documents]
         try:
             for index, event in self._events(documents, sampling):
-                if isinstance(event, TextPiece):
-                    _append_text(continued[index], event.text)
-                elif isinstance(event, Picture):
-                    continued[index].append(event.image)
+                collect(continued[index], event)
         except KeyboardInterrupt:
             pass
         return continued[0] if single else continued
 
-    def stream(self, document: Prompt | Sequence[Prompt], **sampling: Any) -> Iterator[Event]:
-        """What `complete` does, event by event (see `minidream.generation`); a list is one batch."""
+    def stream(
+        self,
+        document: Prompt | Sequence[Prompt],
+        prompt_parts: Sequence[Container[int]] | None = None,
+        **sampling: Any,
+    ) -> Iterator[Event]:
+        """What `complete` does, event by event (see `minidream.generation`); a list is one batch. `prompt_parts`: which
+        parts of each are given (all, if None); the others are the model's own."""
         documents = [_document(each) for each in ([document] if isinstance(document, Prompt) else document)]
-        return stream(self.model, self.processor, documents, _options(sampling))
+        return stream(self.model, self.processor, documents, _options(sampling), prompt_parts)
+
+    def chat(self, turns: Iterable[tuple[str, Prompt]] = (), **sampling: Any) -> Chat:
+        """A conversation: `chat.say` gives replies, see `minidream.chat`. It goes on after `turns`, pairs of a role
+        ("user" and "assistant", alternately) and what was said. Raises `UserError` if they are out of turn or empty."""
+        _options(sampling)
+        return Chat(self, turns, **sampling)
 
     def _say(self, prompts: list[Document], sampling: dict[str, Any]) -> list[str]:
         """The text that follows each prompt. Interrupted by Ctrl-C it gives nothing: half an answer is a wrong one."""
@@ -200,11 +214,3 @@ def _options(sampling: dict[str, Any]) -> SamplingOptions:
         if name not in known:
             raise UserError(f"unknown option {name!r}: choose among {', '.join(known)}")
     return SamplingOptions(**sampling)
-
-
-def _append_text(document: Document, text: str) -> None:
-    """A text that goes on stays one part."""
-    if document.parts and isinstance(document.parts[-1], str):
-        document.parts[-1] += text
-    else:
-        document.append(text)

@@ -9,8 +9,9 @@ A picture stands in a sequence as one or two blocks that are never cut in half:
     image_to_text   <s> IB text </s>                loss on the text and </s>
     interleaved     <s> (text DB IB)* text </s>     loss on the text, <dream> and </s>
     text            <s> text </s>                   loss on the text and </s>
+    conversation    interleaved, the user's parts given: loss on each reply, and on </s> after each
 
-What belongs to the prompt has no loss, and a prompt's picture is only seen: IB, no DB.
+What is given (a prompt, the user's turns) has no loss, and a given picture is only seen: IB, no DB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minidream.documents import Document, fit_picture, write_atomically
 from minidream.errors import UserError
-from minidream.tokenizer import PAD, SPECIAL_TOKENS
+from minidream.tokenizer import PAD, SPECIAL_TOKENS, chat_template
 from minidream.world.corpora import question_text as question_prompt  # one format for training and for use
 
 __all__ = [
@@ -103,7 +104,8 @@ class _Sequence:
 
 
 class MiniDreamProcessor:
-    """`Document` to tensors, and token ids back to text. Adds the special tokens that the tokenizer lacks."""
+    """`Document` to tensors, and token ids back to text. Adds the special tokens that the tokenizer lacks, and gives it
+    the chat template."""
 
     def __init__(
         self,
@@ -121,11 +123,18 @@ class MiniDreamProcessor:
         self.tokenizer = tokenizer
         self.num_dream_queries, self.num_patches = num_dream_queries, num_patches
         self.image_size, self.max_length = image_size, max_length
+        tokenizer.chat_template = chat_template(num_dream_queries, num_patches)
         ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
         self.im_start, self.im_patch, self.im_end = ids["<im_start>"], ids["<im_patch>"], ids["<im_end>"]
         self.dream, self.dream_end = ids["<dream>"], ids["<dream_end>"]
         self.eos, self.pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
         self.bos = self.eos if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+
+    def length(self, document: Document, prompt_parts: Container[int]) -> int:
+        """How many tokens a generation prompt of the document takes, <s> among them."""
+        text = sum(len(self.encode(part)) for part in document.texts)
+        dreamed = sum(not isinstance(part, str) and i not in prompt_parts for i, part in enumerate(document))
+        return 1 + text + len(document.pictures) * self.image_block_length + dreamed * self.dream_block_length
 
     @property
     def dream_block_length(self) -> int:
@@ -134,6 +143,11 @@ class MiniDreamProcessor:
     @property
     def image_block_length(self) -> int:
         return self.num_patches + 2
+
+    @property
+    def picture_length(self) -> int:
+        """What a picture of the model's own takes: it is dreamed, then seen."""
+        return self.dream_block_length + self.image_block_length
 
     def encode(self, text: str) -> list[int]:
         """Plain text to ids. What looks like a special token in it is written letter by letter: nobody's text can
@@ -160,9 +174,12 @@ class MiniDreamProcessor:
         `MiniDream.read`), so only the time spent on padding changes.
 
         `prompt_parts`: how many leading parts of each, or which, are given (no loss; pictures seen, not dreamed).
-        `generation_prompt`: all parts are given and nothing ends the sequence; in mode "text_to_image" an empty dream
-        block follows, ready to be drawn. A document longer than `max_length` loses whole parts at its end (and </s>,
-        for it does not end there); as a generation prompt it is refused.
+        `generation_prompt`: nothing ends the sequence, and all parts are given unless `prompt_parts` says which; the
+        others are the model's own. In mode "text_to_image" an empty dream block follows, ready to be drawn.
+
+        In mode "interleaved", a given part after one that is not is the next turn of a conversation: what is learned in
+        its place is to end the reply, with </s>. A document longer than `max_length` loses whole parts at its end (and
+        </s>, for it does not end there); as a generation prompt it is refused.
 
         Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture.
         """
@@ -171,7 +188,7 @@ class MiniDreamProcessor:
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side is left or right, not {padding_side!r}")
         if generation_prompt:
-            add_eos, prompt_parts = False, [len(document) for document in documents]
+            add_eos, prompt_parts = False, prompt_parts or [len(document) for document in documents]
         given = [range(parts) if isinstance(parts, int) else parts for parts in prompt_parts or [0] * len(documents)]
         rows = [
             self._write(document, mode, parts, add_eos, generation_prompt)
@@ -214,7 +231,7 @@ class MiniDreamProcessor:
         room = self.max_length - (self.dream_block_length if drawn_next else 1)  # 1: </s>, or the first token to come
         whole = True
         for index, part in enumerate(document):
-            given = index in prompt_parts
+            given, start = index in prompt_parts, len(row.ids)
             if isinstance(part, str):
                 ids = self.encode(part)
                 whole = len(row.ids) + len(ids) <= room
@@ -224,6 +241,8 @@ class MiniDreamProcessor:
                 whole = self._add_picture(row, part, mode, given, room)
             if not whole:
                 break
+            if mode == "interleaved" and given and index and index - 1 not in prompt_parts:
+                row.labels[start] = self.eos  # the reply has ended, though the next turn follows
         if not whole and (prompt or index == 0 or (document.pictures and not row.pictures)):
             what = "the prompt" if prompt else "the first picture" if document.pictures else "the text"
             raise UserError(f"{what} does not fit into the context of {self.max_length} tokens: shorten the document")
@@ -287,7 +306,7 @@ class MiniDreamProcessor:
         names = ("num_dream_queries", "num_patches", "image_size", "max_length")
         settings = {name: getattr(self, name) for name in names}
         write_atomically(folder / "processor.json", (json.dumps(settings, indent=2) + "\n").encode())
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.tokenizer.save_pretrained(folder / "tokenizer", save_jinja_files=False)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MiniDreamProcessor:

@@ -12,6 +12,39 @@ from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<im_start>", "<im_patch>", "<im_end>", "<dream>", "<dream_end>")
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+# Messages as training wrote them: no tokens for the two sides, for a question ends with "Answer:" and an order with a
+# full stop. `{% generation %}` marks what the assistant said, for `return_assistant_tokens_mask`.
+_CHAT_TEMPLATE = """
+{%- set seen = "<im_start>" + "<im_patch>" * NUM_PATCHES + "<im_end>" %}
+{%- set dreamed = "<dream>" + "<im_patch>" * NUM_DREAM_QUERIES + "<dream_end>" + seen %}
+{%- set now = namespace(after_text=false, written="") %}
+{{- bos_token or eos_token }}
+{%- for message in messages %}
+    {%- set assistant = message.role == "assistant" %}
+    {%- if message.role != ("assistant" if loop.index0 % 2 else "user") %}
+        {{- raise_exception("the user begins, then user and assistant take turns") }}
+    {%- endif %}
+    {%- set parts = [{"type": "text", "text": message.content}] if message.content is string else message.content %}
+    {%- set now.written = "" %}
+    {%- for part in parts %}
+        {%- if part.type == "image" %}
+            {%- set now.written = now.written + (dreamed if assistant else seen) %}
+        {%- else %}
+            {%- set text = part.text | trim %}
+            {%- if loop.last and not assistant and text.endswith("?") %}
+                {%- set text = "Question: " + text + " Answer:" %}
+            {%- endif %}
+            {%- set now.written = now.written + (" " if now.after_text else "") + text %}
+        {%- endif %}
+        {%- set now.after_text = part.type != "image" %}
+    {%- endfor %}
+    {%- if assistant %}
+        {%- generation %}{{ now.written }}{{ eos_token if loop.last else "" }}{% endgeneration %}
+    {%- else %}
+        {{- now.written }}
+    {%- endif %}
+{%- endfor %}
+"""
 
 
 def train_tokenizer(
@@ -43,4 +76,16 @@ def train_tokenizer(
         eos_token=EOS,
         pad_token=PAD,
         additional_special_tokens=list(special_tokens),
+    )
+
+
+def chat_template(num_dream_queries: int, num_patches: int) -> str:
+    """The Jinja template by which `tokenizer.apply_chat_template` writes a conversation, pictures as whole blocks.
+
+    Unlike `Chat`, it trusts its texts: one that spells a special token becomes one, as with every chat template.
+    """
+    return (
+        _CHAT_TEMPLATE.strip()
+        .replace("NUM_DREAM_QUERIES", f"{num_dream_queries}")
+        .replace("NUM_PATCHES", f"{num_patches}")
     )

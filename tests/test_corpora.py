@@ -58,6 +58,31 @@ def test_each_kind_has_its_form():
         assert tell.understand(caption) == scene.facts() and not is_held_out(scene)
 
 
+def test_dialogues_are_turns_about_the_last_picture():
+    rng = random.Random(6)
+    kinds = set()
+    for _ in range(300):
+        example = corpora.sample("dialogue", rng)
+        plan, users = example.plan, example.prompt_parts
+        assert 0 in users and len(plan) - 1 not in users and 2 <= len(plan) - len(users) <= 5
+        scene = None
+        for index, part in enumerate(plan):
+            if isinstance(part, Scene):
+                assert index in users or isinstance(plan[index - 1], str)  # a picture is drawn when it was asked for
+                scene = part
+                continue
+            after_text = index > 0 and isinstance(plan[index - 1], str)
+            assert part.startswith(" ") == after_text and part.strip() == part[after_text:]
+            if index in users:
+                assert index + 1 not in users
+                kinds.add(part.split()[0])
+            elif tell.understand(part):
+                assert plan[index - 1] == scene and tell.understand(part) == scene.facts()
+            else:
+                assert plan[index - 1].endswith("? Answer:")
+    assert kinds >= {"Draw", "Question:", "Make", "Add", "Move", "Remove"}
+
+
 def test_all_variants_come_and_one_can_be_chosen():
     rng = random.Random(1)
     for kind, variants in (
@@ -66,6 +91,7 @@ def test_all_variants_come_and_one_can_be_chosen():
         ("text", {"caption", "told"}),
         ("text_states", set(corpora.INTERLEAVED)),
         ("text_qa", {"caption", "told"}),
+        ("dialogue", {"shown", "drawn"}),
     ):
         assert {corpora.sample(kind, rng).variant for _ in range(300)} == variants
     assert {corpora.interleaved(rng, variant="name").variant for _ in range(20)} == {"name"}

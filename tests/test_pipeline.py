@@ -105,9 +105,9 @@ def test_ask_and_caption_say_text_only(pipe, monkeypatch):
     heard = []
     build = InterleavedGenerator.__init__
 
-    def listen(self, model, processor, documents, options):
+    def listen(self, model, processor, documents, options, given):
         heard.append((list(documents), options.max_pictures))
-        build(self, model, processor, documents, options)
+        build(self, model, processor, documents, options, given)
 
     monkeypatch.setattr(InterleavedGenerator, "__init__", listen)
     script(monkeypatch, *[[*pipe.processor.encode(f" {word}"), pipe.processor.eos] for word in ("red", "blue")])
@@ -135,7 +135,7 @@ def test_interrupted_complete_gives_what_there_is(pipe, monkeypatch, where):
     if where == "inside":
         monkeypatch.setattr(pipe.model.decoder, "sample", interrupt)
     else:
-        monkeypatch.setattr(minidream.pipeline, "_append_text", interrupt)
+        monkeypatch.setattr(minidream.pipeline, "collect", interrupt)
     monkeypatch.setattr(minidream.pipeline, "BATCH", 1)
     first, second = pipe.complete([Document(["b"]), Document(["c"])], steps=1)
     assert first.parts == (["baaa"] if where == "inside" else ["b"]) and second.parts == ["c"]

@@ -26,6 +26,7 @@ from minidream.world.corpora import Example, render, samples
 TRAINED = "trained.safetensors"
 MODES = {
     "qa": "image_to_text",
+    "dialogue": "interleaved",
     "text_states": "text",
     "text_qa": "text",
 }  # kinds that are written as another kind's sequence

@@ -16,8 +16,9 @@ from minidream.world.captions import caption, listed_caption
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
 from minidream.world.questions import ask
-from minidream.world.scene import SIDE, Scene, random_scene
-from minidream.world.stories import KINDS, Story
+from minidream.world.scene import SIDE, Scene, is_held_out, random_scene
+from minidream.world.stories import KINDS, Story, change
+from minidream.world.words import sentence
 
 __all__ = [
     "CATEGORIES",
@@ -25,6 +26,7 @@ __all__ = [
     "Example",
     "caption_pair",
     "creation_prompt",
+    "dialogue",
     "interleaved",
     "question_text",
     "render",
@@ -157,6 +159,47 @@ def interleaved(rng: random.Random, held_out: bool | None = False, variant: str 
     return Example(tuple(told.document_plan), "interleaved", chosen, told.given)
 
 
+def dialogue(rng: random.Random, held_out: bool | None = False) -> Example:
+    """Two to five turns about one picture, which the user shows or has drawn: questions on it, and orders that change
+    it, one upon the other; now and then another picture. What the assistant says and draws is taught."""
+    while True:
+        said = _turns(rng, None if held_out else held_out)
+        drawn = [part for users, part in said if isinstance(part, Scene) and not users]
+        if not held_out or any(map(is_held_out, drawn)):
+            break
+    plain = [part for _, part in said]
+    parts = [
+        f" {part}" if isinstance(before, str) and isinstance(part, str) else part
+        for before, part in zip([None, *plain], plain)
+    ]
+    given = frozenset(index for index, (users, _) in enumerate(said) if users)
+    return Example(tuple(parts), "dialogue", "shown" if isinstance(parts[0], Scene) else "drawn", given)
+
+
+def _turns(rng: random.Random, held_out: bool | None) -> list[tuple[bool, str | Scene]]:
+    """A dialogue as (whether it is the user's, part)."""
+    said: list[tuple[bool, str | Scene]] = []
+    scene = last = None
+    for _ in range(rng.randint(2, 5)):
+        if scene is None or rng.random() < 0.15:
+            scene, last = random_scene(rng, held_out=held_out), None
+            if rng.random() < 0.5:
+                said += [(True, sentence(f"draw {caption(scene, rng, 1)}")), (False, scene)]
+                continue
+            said.append((True, scene))
+            if rng.random() < 0.2:
+                said.append((False, _caption(scene, rng)))
+                continue
+        if rng.random() < 0.5:
+            question = ask(scene, _any_of(ASKED, rng), rng)
+            said += [(True, question_text(question.question)), (False, question.answer)]
+        else:
+            made = change(scene, rng, held_out, last=last)
+            scene, last = made.scene, made.subject
+            said += [(True, sentence(made.asked)), (False, scene)]
+    return said
+
+
 SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "text": _text,
     "text_states": _text_states,
@@ -165,6 +208,7 @@ SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "image_to_text": _image_to_text,
     "interleaved": interleaved,
     "qa": _qa,
+    "dialogue": dialogue,
 }
 
 
