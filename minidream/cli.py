@@ -1,4 +1,4 @@
-"""The command line: `minidream write | draw | ask | train | evaluate | tour`.
+"""The command line: `minidream write | draw | ask | train | evaluate | ablate | tour`.
 
 A user's mistake gives one line on stderr that says what is wrong and how to mend it, and exit code 2; Ctrl-C gives 130.
 Nothing heavy is imported before it is needed, so that `minidream --help` answers at once. An option that is not given
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minidream import __version__
+from minidream.ablation.grids import BUDGETS, GRIDS
 from minidream.errors import UserError
 from minidream.training.recipes import PRESETS, STAGES
 
@@ -175,6 +176,20 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(evaluation.table(result))
 
 
+def _ablate(options: argparse.Namespace) -> None:
+    from minidream import ablation
+    from minidream.ablation.results import table
+
+    file = options.json or ablation.file_of(options.name)
+    _check_place(file)
+    try:
+        result = ablation.ablate(options.name, file=file, **_given(options, "seeds", "preset", "weights", "queries"))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("finished runs are kept, go on with the same command") from None
+    print(table(result))
+    print(f"written: {file}")
+
+
 def _tour(options: argparse.Namespace) -> None:
     from minidream.tour import main as tour
 
@@ -231,6 +246,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=_number(int, 0, 2**63 - 1), help="of the scenes (default: 0)")
     evaluate.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
 
+    ablate = command("ablate", _ablate, "repeat the paper's choices against their alternatives, as recorded grids")
+    ablate.add_argument("name", choices=tuple(GRIDS), metavar="|".join(GRIDS))
+    ablate.add_argument("--seeds", type=_number(int, 0, 2**31), nargs="+", help="one run each (default: 0 1 2)")
+    ablate.add_argument("--json", type=Path, metavar="FILE", help="of the runs (default: data/results/NAME.json)")
+    ablate.add_argument("--preset", choices=tuple(BUDGETS), help="how long the runs are (default: mini)")
+    ablate.add_argument("--queries", type=_number(int, 1, 10**6), nargs="+", help="other numbers of dream queries")
+    ablate.add_argument("--weights", type=Path, metavar="DIR", help="other frozen parts than the shipped ones")
+
     tour = command("tour", _tour, "see everything in a minute: writes one HTML page")
     tour.add_argument("-o", "--output", type=Path, default=Path("out/tour.html"), metavar="FILE.html")
     tour.add_argument("--picture", type=Path, metavar="FILE", help="your own PNG, JPEG or WebP for the second part")
@@ -262,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     try:
         options = _parser().parse_args(arguments)
-        with nullcontext() if options.run is _train else _stopping():  # training keeps its checkpoint itself
+        with nullcontext() if options.run in (_train, _ablate) else _stopping():  # they keep what is done themselves
             options.run(options)
         return 0
     except UserError as error:

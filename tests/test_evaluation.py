@@ -5,6 +5,7 @@ import math
 import random
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -543,3 +544,23 @@ def test_trained_weights_are_examined_from_end_to_end(nano, tmp_path):
     assert set(found["interleaved"]) == {*STORIES, "held_out"}
     found = evaluate("comprehension", weights=nano / "minidream", **options)
     assert found == evaluate("comprehension", weights=nano, **options) | {"settings": found["settings"]}
+
+
+def test_facts_are_counted_one_by_one():
+    asked = creation.trials(1, seed=0, held_out=False)
+    truth = [draw(constraint.scene) for _, constraint in asked]
+    right = creation.facts(asked, truth)
+    assert all(leaf["mean"] == 1 and leaf["n"] == len(asked) for leaf in right.values())
+
+    turned = []  # each thing takes the next one's colour: all colours are there, though not where they were told
+    for _, constraint in asked:
+        things = constraint.scene.things
+        colors = [thing.color for thing in things[1:] + things[:1]]
+        turned.append(
+            replace(constraint.scene, things=tuple(replace(t, color=c) for t, c in zip(things, colors, strict=True)))
+        )
+    shares = creation.facts(asked, [draw(scene) for scene in turned])
+    assert shares["colors"]["mean"] == shares["places"]["mean"] == 1 > shares["scene"]["mean"]
+
+    nothing = creation.facts(asked, [Image.new("RGB", (64, 64), "white")] * len(asked))
+    assert {leaf["mean"] for leaf in nothing.values()} == {0}

@@ -79,6 +79,16 @@ def test_resumed_run_repeats_an_uninterrupted_one_exactly(task: type[Line], muon
     assert all(torch.equal(a, b) for a, b in zip(whole.modules.parameters(), again.modules.parameters(), strict=True))
 
 
+def test_a_probe_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    recipe, alone, probed = replace(RECIPE, log_every=4), Line(), Line()
+    fit(alone, recipe, tmp_path / "alone")
+    fit(probed, recipe, tmp_path / "probed", probe=lambda: {"probe": torch.rand(()).item()})
+    lines = [json.loads(line) for line in (tmp_path / "probed" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8] and all(0 <= line["probe"] < 1 for line in lines)
+    assert logged(tmp_path / "alone") == logged(tmp_path / "probed")
+    assert torch.equal(alone.modules.weight, probed.modules.weight)
+
+
 def test_muon_moves_the_matrices_of_layers_and_adamw_the_rest() -> None:
     trained = dict(Layers().modules.named_parameters()) | {"queries": torch.nn.Parameter(torch.zeros(2, 3))}
     adamw, muon = optimizers_for(trained, replace(RECIPE, muon=True))

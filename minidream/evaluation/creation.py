@@ -21,6 +21,7 @@ from minidream.evaluation.candidate import Candidate, batches, dice, look
 from minidream.evaluation.statistics import GROUPS, Leaf, bootstrap, jackknife, proportion
 from minidream.world.draw import draw_batch
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
+from minidream.world.scene import Scene
 
 Draw = Callable[[list[str], int], list[Image.Image]]
 Trial = tuple[str, Constraint]
@@ -45,16 +46,42 @@ def grade(draw: Draw, asked: list[Trial], seed: int) -> tuple[dict[str, Leaf], l
     return shares | {"overall": proportion([passed for some in right.values() for passed in some])}, pictures
 
 
+def facts(asked: list[Trial], pictures: list[Image.Image]) -> dict[str, Leaf]:
+    """Which facts of the told scenes the pictures show, where few are wholly right: the shares of pictures that can be
+    read at all, and that have the right background, number of things, places taken, colours, shapes and sizes (each
+    as often as told, wherever they lie), and the whole scene. A picture that cannot be read has nothing right."""
+    shares: dict[str, list[bool]] = {}
+    for (_, constraint), shown in zip(asked, look(pictures), strict=True):
+        told, found = _facts(constraint.scene), None if shown is None else _facts(shown)
+        for fact, truth in told.items():
+            shares.setdefault(fact, []).append(found is not None and found[fact] == truth)
+    return {fact: proportion(right) for fact, right in shares.items()}
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
+    things = scene.things
+    return {
+        "readable": True,
+        "background": scene.background,
+        "count": len(things),
+        "places": sorted(thing.place for thing in things),
+        "colors": sorted(thing.color for thing in things),
+        "shapes": sorted(thing.shape for thing in things),
+        "sizes": sorted(thing.size for thing in things),
+        "scene": scene.facts(),
+    }
+
+
 def seen(candidate: Candidate, n: int, seed: int, clip: Path | None) -> dict[str, Any]:
     """Prompts like training's: `{"seen": categories, "fid", "clip_score"}`; null where what it takes is missing."""
     asked = trials(n, seed, held_out=False)
-    shares, pictures = grade(candidate.draw, asked, _noise(seed, "seen"))
+    shares, pictures = grade(candidate.draw, asked, noise_seed(seed, "seen"))
     return {"seen": shares} | quality(clip, pictures, asked)
 
 
 def held_out(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """Prompts about pairs and relations that training never shows: `{"held_out": categories}`."""
-    return {"held_out": grade(candidate.draw, trials(n, seed, held_out=True), _noise(seed, "held-out"))[0]}
+    return {"held_out": grade(candidate.draw, trials(n, seed, held_out=True), noise_seed(seed, "held-out"))[0]}
 
 
 def teacher(folder: Path | None, n: int, seed: int, guidance: float, steps: int) -> dict[str, Any]:
@@ -63,12 +90,14 @@ def teacher(folder: Path | None, n: int, seed: int, guidance: float, steps: int)
         return {"teacher": None}
     draw = stable_diffusion(folder, guidance, steps)
     shares, unseen = (
-        grade(draw, trials(n, seed, part), _noise(seed, "held-out" if part else "seen"))[0] for part in (False, True)
+        grade(draw, trials(n, seed, part), noise_seed(seed, "held-out" if part else "seen"))[0]
+        for part in (False, True)
     )
     return {"teacher": {**shares, "held_out": unseen}}
 
 
-def _noise(seed: int, part: str) -> int:
+def noise_seed(seed: int, part: str) -> int:
+    """The seed of the noise that an examination's pictures are drawn from; `part`: "seen" or "held-out"."""
     return dice(seed, "creation", part, "noise").randrange(2**31)
 
 

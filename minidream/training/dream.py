@@ -8,6 +8,7 @@ stages is the recipe alone: mixture, weights, trainable parts.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
+from minidream.score_distillation import clip_alignment_loss
 from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
 from minidream.world.captions import plain_caption
 from minidream.world.corpora import Example, render, samples
+from minidream.world.scene import Scene
 
 TRAINED = "trained.safetensors"
 MODES = {
@@ -65,15 +68,23 @@ class DreamTask:
     def losses(self, batch: dict[str, list[Example]], modules: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
         for kind, examples in batch.items():
-            language, dream = self._read(examples, modules)
-            weighted = self.recipe.language_weight * language + self.recipe.dream_weight * dream
+            parts = self._read(examples, modules)
+            weights = {name: getattr(self.recipe, f"{name}_weight") for name in parts}
+            weighted = sum(weights[name] * loss for name, loss in parts.items())
             losses["loss"] = losses.get("loss", 0) + self.recipe.mixture[kind] * weighted
-            named = {f"{kind}/language": language, f"{kind}/dream": dream}
-            losses |= {name: loss for name, loss in named.items() if loss.item()}  # what there was to learn
+            # What there was to learn.
+            losses |= {f"{kind}/{name}": loss for name, loss in parts.items() if loss.item()}
         return losses
 
-    def _read(self, batch: list[Example], modules: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The language loss and the dream loss of documents of one kind."""
+    def teach(self, scenes: Sequence[Scene | None], device: torch.device) -> Any:
+        """What the frozen text encoder says of scenes' plain captions: `last_hidden_state` (M, S, D), which the UNet
+        was made to read, and `pooler_output` (M, D). None stands for the empty caption."""
+        captions = [plain_caption(scene) if scene else "" for scene in scenes]
+        with torch.no_grad():
+            return self.teacher.to(device)(input_ids=tokenize(self.caption_tokenizer, captions, device)["input_ids"])
+
+    def _read(self, batch: list[Example], modules: Any) -> dict[str, torch.Tensor]:
+        """The losses of documents of one kind: `language`, `dream`, and `alignment` where the recipe weighs it."""
         kind, device = batch[0].kind, next(modules.parameters()).device
         inputs = self.processor(
             [render(example.plan, self.processor.image_size) for example in batch],
@@ -85,20 +96,30 @@ class DreamTask:
         if len(inputs.pictures):
             features, latents = self.encoded(modules, inputs.pictures)  # (K, P, D_v), (K, C, h, w)
             features, latents = features[inputs.seen], latents[inputs.dreamed]
-        if self.recipe.teacher and len(inputs.dreamed):
-            scenes = [scene for index in inputs.order.tolist() for scene in batch[index].scenes]  # as the pictures
-            captions = [plain_caption(scenes[index]) for index in inputs.dreamed.tolist()]
-            ids = tokenize(self.caption_tokenizer, captions, device)["input_ids"]
-            with torch.no_grad():
-                taught = self.teacher.to(device)(input_ids=ids)[0]  # (M, S, D)
+        scenes = [scene for index in inputs.order.tolist() for scene in batch[index].scenes]  # as the pictures
+        scenes = [scenes[index] for index in inputs.dreamed.tolist()]
+        if self.recipe.teacher and scenes:
+            taught = self.teach(scenes, device).last_hidden_state
         out = modules(
             **inputs.model_inputs(),
             image_features=features,
-            target_latents=latents,
+            target_latents=latents if self.recipe.dream_weight else None,
             teacher_condition=taught,
             condition_dropout=self.recipe.condition_dropout,
         )
-        return out.language_loss, out.dream_loss
+        losses = {"language": out.language_loss, "dream": out.dream_loss}
+        if self.recipe.alignment_weight and scenes:
+            losses["alignment"] = self._alignment(out.conditions, scenes, modules)
+        return losses
+
+    def _alignment(self, conditions: torch.Tensor, scenes: list[Scene], modules: Any) -> torch.Tensor:
+        """Regress the queries' mean to the pooled embedding of the caption, and the null condition to that of "".
+
+        Pooled, as there are fewer queries than the text encoder has token states, and none that belongs to a token;
+        of the encoder that the UNet was made to read, as the systems before DreamLLM did it.
+        """
+        pooled = self.teach([*scenes, None], conditions.device).pooler_output  # (M + 1, D)
+        return clip_alignment_loss(torch.cat([conditions, modules.null_condition()]), pooled)
 
     def save(self, folder: Path) -> None:
         """`trained.safetensors` holds what this stage moved, for the next one; the last stage is a whole MiniDream."""

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -69,6 +69,11 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def machine() -> str:
+    """What kind of machine this is, for a record."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU"
+
+
 class Log:
     """`log.jsonl`, for the main process only: a line every few steps, with the mean of each loss since the last one."""
 
@@ -86,17 +91,24 @@ class Log:
         for name, value in losses.items():
             self.seen[name].append(value.item())
 
-    def write(self, step: int, seconds: float) -> None:
-        self.means = {name: round(sum(values) / len(values), 6) for name, values in self.seen.items()}
+    def write(self, step: int, seconds: float, probed: dict[str, float]) -> None:
+        self.means = {name: round(sum(values) / len(values), 6) for name, values in self.seen.items()} | probed
         self.seen.clear()
         if self.main:
             with open(self.file, "a") as log:
                 log.write(json.dumps({"step": step, "seconds": round(seconds, 1)} | self.means) + "\n")
 
 
-def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str, Any]:
+def fit(
+    task: Task,
+    recipe: Recipe,
+    run: Path,
+    resume: bool = False,
+    probe: Callable[[], dict[str, float]] | None = None,
+) -> dict[str, Any]:
     """Train `task` by `recipe`; logs to `run/log.jsonl`, checkpoints to `run/checkpoint`. Returns what `training.json`
-    records: settings, steps, seconds (of all runs together), machine, final losses.
+    records: settings, steps, seconds (of all runs together), machine, final losses. `probe` is asked for more numbers
+    for every line of the log; its random numbers are not the training's.
 
     Raises `UserError` when a loss is not finite; a KeyboardInterrupt keeps a checkpoint and is raised again.
     """
@@ -143,7 +155,7 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
 
             log.add(losses)
             if done % recipe.log_every == 0:
-                log.write(done, seconds())
+                log.write(done, seconds(), probe() if probe else {})
                 bar.set_postfix(log.means)
             if done % recipe.save_every == 0 and main:
                 save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
@@ -156,6 +168,6 @@ def fit(task: Task, recipe: Recipe, run: Path, resume: bool = False) -> dict[str
         "seconds": round(seconds(), 1),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
+        "machine": machine(),
         "losses": log.means,  # of the last logged window
     }

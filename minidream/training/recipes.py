@@ -46,6 +46,7 @@ class Recipe:
     mixed_precision: bool = True  # bf16 where the device has it
     language_weight: float = 1.0  # w_lm and
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
+    alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
     teacher: bool = True  # distil what the UNet says under the picture's caption, not the sampled noise
     mixture: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,89 @@
+"""`minidream ablate`: the paper's choices, each against what it chose against, as recorded grids of short runs.
+
+| grid      | what is varied                                                     | the paper                           |
+|-----------|--------------------------------------------------------------------|-------------------------------------|
+| queries   | 1, 2, 4, 8, 16 or 32 dream queries                                 | 32: 9.56, 64: 8.46, 128: 14.24 FID  |
+| alignment | dream loss, regression to CLIP's text embedding, or both           | with alignment, creation collapses  |
+| target    | the sampled noise, or what the teacher predicts at the same z_t    | the noise                           |
+| rewrite   | drawing from the document, or from a caption that is written first | 8.46 against 11.91 FID              |
+
+The first three train stage I anew: queries and condition projector from nothing, all else the shipped frozen parts, at
+equal steps. The fourth trains nothing. Taught in notebook 05.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from minidream.ablation.grids import BUDGETS, GRIDS, recipe_of, settings_of
+from minidream.errors import UserError
+from minidream.weights import MANIFEST, find_weights, verify_manifest
+
+__all__ = ["BUDGETS", "GRIDS", "ablate", "file_of"]
+
+
+def file_of(name: str) -> Path:
+    """Where a grid's runs are kept if no other file is named."""
+    return Path("data/results") / f"{name}.json"
+
+
+def ablate(
+    name: str,
+    seeds: Sequence[int] = (0, 1, 2),
+    file: Path | None = None,
+    preset: str = "mini",
+    weights: Path | None = None,
+    queries: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Do the runs of a grid that `file` (see `file_of` if None) does not hold yet; returns its content.
+
+    Each run is written when it is finished; one that another grid's file beside it holds is taken over. `weights`: a
+    folder as `minidream train all` fills it (the shipped weights if None). `queries`: other numbers of them for the
+    grid "queries".
+
+    Raises `UserError` for an unknown grid or preset, seeds that are no whole numbers, numbers of queries that are not
+    possible, weights that are not there, or a file of another version or other settings; nothing is overwritten then.
+    """
+    varied = settings_of(name, queries)
+    if preset not in BUDGETS:
+        raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(BUDGETS)}")
+    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
+        raise UserError(f"seeds are whole numbers from 0, as in --seeds 0 1 2, not {list(seeds)}")
+    from minidream.ablation.results import Results
+
+    budget = BUDGETS[preset]
+    if name != "rewrite":
+        for variables in varied.values():
+            recipe_of(budget, variables, 0)  # complains before the work rather than in the midst of it
+    parts, digests = _parts(name, weights)
+    results = Results(Path(file or file_of(name)), name, asdict(budget) | {"weights": digests})
+    todo = [(setting, seed) for setting in varied for seed in dict.fromkeys(seeds) if not results.find(setting, seed)]
+    if todo:
+        from tqdm.auto import tqdm
+
+        from minidream.ablation import rewrite, stage_one
+
+        run = rewrite.run if name == "rewrite" else stage_one.run
+        for setting, seed in tqdm(todo, f"ablate {name}"):
+            variables = varied[setting]
+            made = results.take_over(variables, seed) or run(budget, variables, seed, parts)
+            results.add(made | {"setting": setting, "variables": variables, "seed": seed})
+    return results.content
+
+
+def _parts(name: str, weights: Path | None) -> tuple[Path, dict[str, str]]:
+    """The folder with the parts that a grid needs, all verified, and a digest of each."""
+    digests: dict[str, str] = {}
+    for part in ("minidream", "llm", "clip", "stable-diffusion"):
+        if part == "minidream" and name != "rewrite":
+            continue
+        folder = find_weights(part) if weights is None else Path(weights) / part
+        if not (folder / MANIFEST).is_file():
+            raise UserError(f"no weights at {folder}: name a folder that `minidream train all --out` has filled")
+        verify_manifest(folder)
+        digests[part] = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return folder.parent, digests

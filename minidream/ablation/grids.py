@@ -1,0 +1,88 @@
+"""What is varied, and what is the same for all: the four grids as one table, and the budget of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from minidream.errors import UserError
+from minidream.training.recipes import Recipe, Sizes, recipe_for
+
+QUERIES = (1, 2, 4, 8, 16, 32)
+CAPTION_TOKENS = 64  # room for <s>, the longest caption and </s> beside a dream block
+# w_dm and the weight of `clip_alignment_loss`; a sum of both counts them alike.
+LOSSES = {"dream": (10.0, 0.0), "alignment": (0.0, 10.0), "both": (10.0, 10.0)}
+
+Variables = dict[str, Any]
+_STAGE_ONE: Variables = {"queries": 8, "loss": "dream", "target": "teacher"}
+# By grid and setting. What two grids share comes first in the one and last in the other, so that whoever runs them side
+# by side does it once.
+GRIDS: dict[str, dict[str, Variables]] = {
+    "queries": {str(count): _STAGE_ONE | {"queries": count} for count in sorted(QUERIES, key=lambda count: count != 8)},
+    "alignment": {loss: _STAGE_ONE | {"loss": loss} for loss in ("alignment", "both", "dream")},
+    "target": {target: _STAGE_ONE | {"target": target} for target in ("noise", "teacher")},
+    "rewrite": {way: {"way": way} for way in ("direct", "rewrite")},
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run of a preset gets: of training, and of pictures to be judged by."""
+
+    preset: str
+    steps: int
+    batch: int
+    every: int  # steps between two points of the learning curve
+    held_back: int  # pictures of the batch that the curve is measured on
+    n: int  # prompts a category
+    stories: int  # of `rewrite`, for each seed
+    guidance: float = 2.0
+    sampling_steps: int = 20
+
+
+BUDGETS = {
+    "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
+    "mini": Budget("mini", steps=300, batch=32, every=25, held_back=128, n=50, stories=100),
+}
+
+
+def settings_of(name: str, queries: Sequence[int] | None = None) -> dict[str, Variables]:
+    """A grid's settings; `queries` are other numbers for the grid "queries".
+
+    Raises `UserError` for an unknown grid, `queries` of another one, or a number that is less than 1.
+    """
+    if name not in GRIDS:
+        raise UserError(f"unknown ablation {name!r}: choose one of {', '.join(GRIDS)}")
+    if queries is None:
+        return GRIDS[name]
+    if name != "queries":
+        raise UserError(f"ablation {name} does not vary the number of queries: leave --queries out")
+    if min(queries, default=0) < 1:
+        raise UserError(f"a picture needs at least 1 dream query to be drawn from, got {list(queries)}")
+    return {str(count): _STAGE_ONE | {"queries": count} for count in queries}
+
+
+def recipe_of(budget: Budget, variables: Variables, seed: int) -> tuple[Sizes, Recipe]:
+    """Stage I on text-to-image alone, by the variables of a setting. Raises `UserError` if the context is too short."""
+    sizes, recipe = recipe_for("align", budget.preset)
+    most = sizes.max_length - CAPTION_TOKENS - 2
+    if variables["queries"] > most:
+        raise UserError(
+            f"{variables['queries']} dream queries and a caption do not fit into the context of {sizes.max_length} "
+            f"tokens: take at most {most}"
+        )
+    dream, alignment = LOSSES[variables["loss"]]
+    return replace(sizes, queries=variables["queries"]), replace(
+        recipe,
+        steps=budget.steps,
+        batch=budget.batch,
+        dream_weight=dream,
+        alignment_weight=alignment,
+        teacher=variables["target"] == "teacher",
+        mixture={"text_to_image": 1.0},
+        trainable=("dream_queries", "condition_projector"),
+        seed=seed,
+        log_every=budget.every,
+        save_every=budget.steps + 1,  # a run is repeated rather than resumed
+    )

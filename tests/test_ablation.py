@@ -1,0 +1,266 @@
+"""Grids of ablations: what is shared and what varies, files that are gone on with and never overwritten, mistakes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from minidream import cli
+from minidream.ablation import BUDGETS, GRIDS, ablate, rewrite, stage_one
+from minidream.ablation.grids import recipe_of
+from minidream.ablation.results import table
+from minidream.documents import Document
+from minidream.errors import UserError
+from minidream.evaluation.interleaved import follow, same, stories
+from minidream.pipeline import MiniDreamPipeline
+from minidream.score_distillation import clip_alignment_loss
+from minidream.training.dream import DreamTask
+from minidream.world.captions import caption, understand
+from minidream.world.draw import draw
+from minidream.world.scene import random_scene
+
+NANO = BUDGETS["nano"]
+BASE = GRIDS["queries"]["8"]
+
+
+def fake_run(budget: Any, variables: dict[str, Any], seed: int, parts: Path) -> dict[str, Any]:
+    return {"creation": {"overall": {"mean": seed, "low": 0, "high": 1, "n": 1}}, "seconds": 1.0}
+
+
+@pytest.fixture
+def grid(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`grid(NAME, ...)` does its runs by name only, into `tmp_path/NAME.json`; `grid.done` lists them."""
+    done: list[tuple[dict[str, Any], int]] = []
+
+    def run(budget: Any, variables: dict[str, Any], seed: int, parts: Path) -> dict[str, Any]:
+        done.append((variables, seed))
+        return fake_run(budget, variables, seed, parts)
+
+    monkeypatch.setattr(stage_one, "run", run)
+
+    def call(name: str, **options: Any) -> dict[str, Any]:
+        return ablate(name, **{"file": tmp_path / f"{name}.json", "preset": "nano", "weights": nano, **options})
+
+    call.done = done  # type: ignore[attr-defined]
+    return call
+
+
+def test_the_grids_differ_in_one_thing_and_share_one_run() -> None:
+    for name, varied in (("queries", "queries"), ("alignment", "loss"), ("target", "target")):
+        settings = list(GRIDS[name].values())
+        assert BASE in settings
+        assert len({setting[varied] for setting in settings}) == len(settings) >= 2
+        assert all({**setting, varied: BASE[varied]} == BASE for setting in settings)
+
+
+def test_only_queries_and_condition_projector_move_in_every_setting() -> None:
+    for name in ("queries", "alignment", "target"):
+        for variables in GRIDS[name].values():
+            sizes, recipe = recipe_of(BUDGETS["mini"], variables, 3)
+            assert recipe.trainable == ("dream_queries", "condition_projector") and recipe.seed == 3
+            assert recipe.mixture == {"text_to_image": 1.0} and sizes.queries == variables["queries"]
+    weights = {loss: recipe_of(NANO, {**BASE, "loss": loss}, 0)[1] for loss in ("dream", "alignment", "both")}
+    assert [recipe.dream_weight > 0 for recipe in weights.values()] == [True, False, True]
+    assert [recipe.alignment_weight > 0 for recipe in weights.values()] == [False, True, True]
+
+
+def test_the_alignment_loss_is_the_one_by_hand_and_needs_no_unet(nano: Path) -> None:
+    sizes, recipe = recipe_of(NANO, {**BASE, "loss": "alignment"}, 0)
+    task = DreamTask(sizes, recipe, nano, None)
+    batch = task.batch(random.Random(0))
+    task.modules.decoder.unet.register_forward_hook(lambda *_: pytest.fail("the UNet was asked"))
+    losses = task.losses(batch, task.modules)
+    examples = batch["text_to_image"]
+    pipe = MiniDreamPipeline(task.modules, task.processor)
+    condition = pipe.condition([Document([str(example.plan[0])]) for example in examples])
+    pooled = task.teach([*[example.scenes[0] for example in examples], None], torch.device("cpu")).pooler_output
+    by_hand = clip_alignment_loss(torch.cat([condition, task.modules.null_condition()]), pooled)
+    torch.testing.assert_close(losses["text_to_image/alignment"], by_hand)
+    torch.testing.assert_close(losses["loss"], recipe.alignment_weight * by_hand)
+    assert "text_to_image/dream" not in losses
+
+
+def test_the_held_back_loss_is_zero_for_who_says_what_the_teacher_says(nano: Path) -> None:
+    task = DreamTask(*recipe_of(NANO, BASE, 0), nano, None)
+    held_back = stage_one.HeldBack(task, MiniDreamPipeline(task.modules, task.processor), 4)
+    scenes = [understand(str(document[0])) for document in held_back.captions]
+    states = task.teach(scenes, torch.device("cpu")).last_hidden_state
+    assert held_back._loss(states, held_back.taught) < 1e-8
+    found = held_back()
+    assert found["teacher"] > 1e-4 and found["noise"] > 1e-4 and found == held_back()
+
+
+def test_a_run_is_decided_by_its_seed_and_its_curve_begins_untrained(nano: Path) -> None:
+    one, again, other = (stage_one.run(NANO, BASE, seed, nano) for seed in (0, 0, 1))
+    assert [point["step"] for point in one["curve"]] == [0, 2, 4]
+    assert one["curve"] == again["curve"] and one["facts"] == again["facts"]
+    assert one["curve"][0] != other["curve"][0]
+    assert one["dream_loss"] == {name: one["curve"][-1][name] for name in ("noise", "teacher")}
+    assert one["curve"][0]["teacher"] != one["curve"][-1]["teacher"]
+    assert one["parameters"] == 8 * 32 + 32 * 32  # queries and projector of the nano width
+    assert one["creation"]["overall"]["n"] == 6 * NANO.n == one["facts"]["scene"]["n"]
+
+
+def test_finished_runs_are_not_repeated_and_seeds_may_be_added(grid: Any, tmp_path: Path) -> None:
+    grid("target", seeds=[0])
+    assert len(grid.done) == 2
+    content = grid("target", seeds=[1, 0, 1])
+    assert len(grid.done) == 4 and [seed for _, seed in grid.done[2:]] == [1, 1]
+    assert content == json.loads((tmp_path / "target.json").read_text())
+    assert content["command"] == "minidream ablate target --preset nano --seeds 0 1"
+    assert content["settings"]["steps"] == NANO.steps and set(content["settings"]["weights"]) == {
+        "llm", "clip", "stable-diffusion"
+    }  # fmt: skip
+
+
+def test_a_run_of_another_grid_is_taken_over(grid: Any, tmp_path: Path) -> None:
+    grid("target", seeds=[0])
+    content = grid("alignment", seeds=[0, 1])
+    taken = [run for run in content["runs"] if run.get("taken_from")]
+    assert [(run["setting"], run["seed"], run["taken_from"]) for run in taken] == [("dream", 0, "target")]
+    assert len(grid.done) == 2 + 5
+    (tmp_path / "alignment.json").unlink()
+    (tmp_path / "target.json").write_text("{")  # another grid's damage is not this one's
+    grid("alignment", seeds=[0])
+    assert len(grid.done) == 7 + 3
+
+
+def test_an_interruption_keeps_what_is_finished(grid: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(budget: Any, variables: dict[str, Any], seed: int, parts: Path) -> dict[str, Any]:
+        if seed == 2:
+            raise KeyboardInterrupt
+        return fake_run(budget, variables, seed, parts)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage_one, "run", run)
+        grid("target", seeds=[0, 1, 2])
+    kept = json.loads((tmp_path / "target.json").read_text())["runs"]
+    assert [run["seed"] for run in kept] == [0, 1]
+    grid("target", seeds=[0, 1, 2])
+    assert len(grid.done) == 4 and list(tmp_path.glob("*")) == [tmp_path / "target.json"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"version": 0}, r"another version \(0, not 1\)"),
+        ({"ablation": "queries"}, r"another ablation \(queries, not target\)"),
+        ({"settings": {**vars(NANO), "steps": 9}}, r"another steps \(9, not 4\)"),
+        ({"runs": [{}]}, "does not hold an ablation's runs"),
+        (None, "does not hold an ablation's runs"),
+    ],
+)
+def test_another_file_is_refused_and_left(grid: Any, tmp_path: Path, change: Any, message: str) -> None:
+    grid("target", seeds=[0])
+    file = tmp_path / "target.json"
+    before = "[1, 2" if change is None else json.dumps(json.loads(file.read_text()) | change)
+    file.write_text(before)
+    with pytest.raises(UserError, match=message + ".*--json"):
+        grid("target", seeds=[0, 1])
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("colours", {}, "unknown ablation 'colours': choose one of queries, alignment, target, rewrite"),
+        ("target", {"preset": "tiny"}, "unknown preset 'tiny': choose one of nano, mini"),
+        ("target", {"seeds": []}, "seeds are whole numbers"),
+        ("target", {"seeds": [0, 1.5]}, "seeds are whole numbers"),
+        ("target", {"seeds": [-1]}, "seeds are whole numbers"),
+        ("target", {"queries": [4]}, "does not vary the number of queries"),
+        ("queries", {"queries": [0, 4]}, "at least 1 dream query"),
+        ("queries", {"queries": [4, 400]}, "400 dream queries .* context of 384 tokens: take at most 318"),
+        ("queries", {"weights": Path("nowhere")}, "no weights at nowhere/llm"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    grid: Any, tmp_path: Path, name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        grid(name, **options)
+    assert not grid.done and not list(tmp_path.iterdir())
+
+
+def test_as_many_queries_as_it_says_do_fit(nano: Path) -> None:
+    """The longest captions beside the longest dream block that is let through."""
+    sizes, recipe = recipe_of(NANO, {**BASE, "queries": 318}, 0)
+    task = DreamTask(sizes, recipe, nano, None)
+    rng = random.Random(0)
+    captions = [caption(random_scene(rng, 4), rng) for _ in range(50)]
+    inputs = task.processor([Document([text]) for text in captions], "text_to_image", generation_prompt=True)
+    assert inputs.query_mask.sum() == 50 * 318
+
+
+def test_a_caption_is_what_stands_in_brackets() -> None:
+    def complete(documents: list[Document], **options: Any) -> list[Document]:
+        assert options["max_pictures"] == 0 and all(document[-1] == " (" for document in documents)
+        return [Document([*document[:-1], " (A red star. Grey.) Then (it goes.)"]) for document in documents]
+
+    pipe = SimpleNamespace(complete=complete)
+    rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
+    rewriter.pipe = pipe
+    documents = [Document(["(Once.)", Image.new("RGB", (64, 64))]), Document(["Twice."])]
+    assert rewriter.write(documents) == ["A red star. Grey."] * 2
+
+
+def test_who_writes_the_truth_draws_the_story() -> None:
+    """`follow` with a rewriter whose captions are true and whose painter is perfect."""
+    told = stories("facts", 5, 0)
+    truths = {id(story): iter(story.scenes[1:]) for story in told}
+    rng = random.Random(0)
+
+    class Knowing(rewrite.Rewriter):
+        def __init__(self) -> None:
+            self.written = []
+            self.paint = lambda captions, seed: [draw(understand(text)) for text in captions]
+
+        def write(self, documents: list[Document]) -> list[str]:
+            pictures = [len(document.pictures) for document in documents]
+            waiting = [story for story in told if len(story.scenes) > max(pictures)]
+            return [caption(next(truths[id(story)]), rng) for story in waiting]
+
+    knowing = Knowing()
+    assert all(same(*pair) for story in follow(knowing, told, 0) for pair in story)
+    assert [rewrite._tells(text, story.scenes[1]) for text, story in zip(knowing.written, told)] == [True] * 5
+    assert not rewrite._tells("A star.", told[0].scenes[1])
+
+
+def test_both_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> None:
+    content = ablate("rewrite", [0], tmp_path / "rewrite.json", "nano", nano)
+    direct, rewritten = content["runs"]
+    assert (direct["setting"], rewritten["setting"]) == ("direct", "rewrite")
+    assert set(direct["stories"]) == {"first", "first_kept", "story", "story_kept"}
+    assert set(rewritten["stories"]) == {*direct["stories"], "captions"}
+    assert all(leaf["n"] == NANO.stories for leaf in rewritten["stories"].values())
+    assert "minidream" in content["settings"]["weights"]
+
+
+def test_the_table_has_a_column_for_each_setting() -> None:
+    runs = [
+        {"setting": setting, **fake_run(None, {}, seed, Path())} for setting, seed in [("a", 0), ("b", 0), ("a", 1)]
+    ]
+    lines = table({"runs": runs}).splitlines()
+    assert lines[0].split() == ["a", "b"]
+    assert lines[1].split("  ")[0] == "creation / overall" and "0.500 (0.000-1.000)" in lines[1]
+
+
+def test_the_command_line(grid: Any, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.json"
+    given = ["ablate", "queries", "--preset", "nano", "--weights", str(nano), "--json", str(file)]
+    assert cli.main([*given, "--seeds", "0", "1", "--queries", "2", "3"]) == 0
+    assert "creation / overall" in capsys.readouterr().out
+    assert json.loads(file.read_text())["command"].endswith("--seeds 0 1 --queries 2 3")
+    before = file.read_bytes()
+    for wrong in (["--seeds", "one"], ["--seeds", "1.5"], ["--queries", "0"], ["--queries", "500"]):
+        assert cli.main([*given, *wrong]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert cli.main(["ablate", "colours"]) == 2
+    assert file.read_bytes() == before
