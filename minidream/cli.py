@@ -1,4 +1,4 @@
-"""The command line: `minidream write | draw | ask | train | evaluate | ablate | tour`.
+"""The command line: `minidream write | draw | ask | train | evaluate | ablate | bench | tour`.
 
 A user's mistake gives one line on stderr that says what is wrong and how to mend it, and exit code 2; Ctrl-C gives 130.
 Nothing heavy is imported before it is needed, so that `minidream --help` answers at once. An option that is not given
@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 
 from minidream import __version__
 from minidream.ablation.grids import BUDGETS, GRIDS
-from minidream.errors import UserError
+from minidream.errors import ContextWarning, UserError
 from minidream.training.recipes import PRESETS, STAGES
 
 EXAMINATIONS = ("creation", "comprehension", "interleaved", "all")
@@ -50,6 +51,22 @@ def _stopping() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _warning_in_one_line() -> Iterator[None]:
+    """Show a `ContextWarning` like every other message."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ContextWarning):
+                _fail(message, 0)
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,6 +207,21 @@ def _ablate(options: argparse.Namespace) -> None:
     print(f"written: {file}")
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from minidream.documents import write_atomically
+
+    if options.json is not None:
+        _check_place(options.json)
+    if options.weights is not None and not options.weights.is_dir():
+        raise UserError(f"no weights at {options.weights}: name a folder that `minidream train all --out` has filled")
+    from minidream.bench import bench, table
+
+    result = bench(**_given(options, "rounds", "n", "seed", "weights"))
+    if options.json is not None:
+        write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())
+    print(table(result))
+
+
 def _tour(options: argparse.Namespace) -> None:
     from minidream.tour import main as tour
 
@@ -254,6 +286,13 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--queries", type=_number(int, 1, 10**6), nargs="+", help="other numbers of dream queries")
     ablate.add_argument("--weights", type=Path, metavar="DIR", help="other frozen parts than the shipped ones")
 
+    bench = command("bench", _bench, "measure what packing, caches and solvers save, as ratios")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    bench.add_argument("--rounds", type=_number(int, 1, 10**4), help="repetitions of what is timed (default: 7)")
+    bench.add_argument("--n", type=_number(int, 1, 10**6), help="prompts a category for the solvers (default: 50)")
+    bench.add_argument("--seed", type=_number(int, 0, 2**31), help="of batch, prompts and noise (default: 0)")
+    bench.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+
     tour = command("tour", _tour, "see everything in a minute: writes one HTML page")
     tour.add_argument("-o", "--output", type=Path, default=Path("out/tour.html"), metavar="FILE.html")
     tour.add_argument("--picture", type=Path, metavar="FILE", help="your own PNG, JPEG or WebP for the second part")
@@ -285,7 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     try:
         options = _parser().parse_args(arguments)
-        with nullcontext() if options.run in (_train, _ablate) else _stopping():  # they keep what is done themselves
+        keeping = options.run in (_train, _ablate)  # they keep what is done themselves
+        with nullcontext() if keeping else _stopping(), _warning_in_one_line():
             options.run(options)
         return 0
     except UserError as error:

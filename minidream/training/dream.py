@@ -40,7 +40,7 @@ class DreamTask:
     """Stages I to III over a MiniDream whose frozen parts lie in `out`; `before` is the previous stage's folder."""
 
     def __init__(self, sizes: Sizes, recipe: Recipe, out: Path, before: Path | None) -> None:
-        self.recipe, self.encoded = recipe, EncodedPictures()
+        self.recipe, self.encoded, self.pack = recipe, EncodedPictures(), True
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "llm")
         model = MiniDream.from_components(
             llm=out / "llm",
@@ -91,7 +91,7 @@ class DreamTask:
             [render(example.plan, self.processor.image_size) for example in batch],
             mode=MODES.get(kind, kind),
             prompt_parts=[example.prompt_parts for example in batch],
-            pack=True,
+            pack=self.pack,
         ).to(device)
         features = latents = taught = None
         if len(inputs.pictures):
