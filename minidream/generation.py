@@ -112,8 +112,9 @@ def stream(
     `prompt_parts`: which parts of each were given (all, if None); the others are the model's own, so that their
     pictures stand there as they did when it drew them.
 
-    A KeyboardInterrupt while it works ends every open document with `End(reason="interrupted")`. Raises `UserError`, at
-    once, for an empty document, one longer than the context, or more pictures than the context holds.
+    A KeyboardInterrupt while it works ends every open document with `End(reason="interrupted")`. A
+    document longer than the context loses leading parts, which a `ContextWarning` tells. Raises `UserError`, at once,
+    for an empty document, one whose last part alone is too long, or more pictures than the context holds.
     """
     return InterleavedGenerator(model, processor, documents, options or SamplingOptions(), prompt_parts).run()
 

@@ -98,7 +98,9 @@ class MiniDreamPipeline:
 
         `seed`: one for all (the same caption then gives the same picture), or one each.
         """
-        captions = [captions] if isinstance(captions, str) else list(captions)
+        captions = [captions] if isinstance(captions, Prompt) else list(captions)
+        if not all(isinstance(caption, str) for caption in (*captions, negative or "")):
+            raise UserError("captions are texts: to draw what comes next in a document, use complete or stream")
         options = SamplingOptions(guidance=guidance, steps=steps, seed=seed, solver=solver)
         options.check(self.model)
         generators = options.generators(len(captions))
@@ -129,10 +131,12 @@ class MiniDreamPipeline:
     def ask(self, about: Sequence[Prompt], question: Sequence[str], **sampling: Any) -> list[str]: ...
     def ask(self, about: Any, question: Any, **sampling: Any) -> Any:
         """Answer a question about a picture or a document; or many questions about as many."""
-        single = isinstance(question, str)
+        single = isinstance(question, Prompt)
         abouts, questions = ([about], [question]) if single else (list(about), list(question))
         if len(abouts) != len(questions):
             raise UserError(f"{len(questions)} questions about {len(abouts)} pictures: give one question each")
+        if not all(isinstance(asked, str) for asked in questions):
+            raise UserError("a question is a text: what else it is about stands in the document before it")
         if not all(asked.strip() for asked in questions):
             raise UserError("the question is empty: ask something")
         prompts = [visual_question(_document(shown), asked.strip()) for shown, asked in zip(abouts, questions)]
@@ -145,8 +149,11 @@ class MiniDreamPipeline:
     def caption(self, picture: Sequence[Image.Image], **sampling: Any) -> list[str]: ...
     def caption(self, picture: Any, **sampling: Any) -> Any:
         """Say what a picture shows; or what each of many shows."""
-        single = isinstance(picture, Image.Image)
-        captions = self._say([caption_prompt(shown) for shown in ([picture] if single else picture)], sampling)
+        single = isinstance(picture, Prompt)
+        pictures = [picture] if single else list(picture)
+        if not all(isinstance(shown, Image.Image) for shown in pictures):
+            raise UserError("only a picture has a caption: to go on from a text or a document, use complete")
+        captions = self._say([caption_prompt(shown) for shown in pictures], sampling)
         return captions[0] if single else captions
 
     @overload

@@ -17,6 +17,7 @@ What is given (a prompt, the user's turns) has no loss, and a given picture is o
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minidream.documents import Document, fit_picture, write_atomically
-from minidream.errors import UserError
+from minidream.errors import ContextWarning, UserError
 from minidream.tokenizer import PAD, SPECIAL_TOKENS, chat_template
 from minidream.world.corpora import question_text as question_prompt  # one format for training and for use
 
@@ -151,7 +152,9 @@ class MiniDreamProcessor:
 
     def encode(self, text: str) -> list[int]:
         """Plain text to ids. What looks like a special token in it is written letter by letter: nobody's text can
-        open a block or end a document."""
+        open a block or end a document. Raises `UserError` for half a surrogate pair, which is no letter."""
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError("the text is not valid Unicode (it has half a surrogate pair): decode it anew")
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -179,7 +182,8 @@ class MiniDreamProcessor:
 
         In mode "interleaved", a given part after one that is not is the next turn of a conversation: what is learned in
         its place is to end the reply, with </s>. A document longer than `max_length` loses whole parts at its end (and
-        </s>, for it does not end there); as a generation prompt it is refused.
+        </s>, for it does not end there). A generation prompt loses them at its beginning, until what goes on has room
+        for a picture, and a `ContextWarning` says so.
 
         Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture.
         """
@@ -190,6 +194,10 @@ class MiniDreamProcessor:
         if generation_prompt:
             add_eos, prompt_parts = False, prompt_parts or [len(document) for document in documents]
         given = [range(parts) if isinstance(parts, int) else parts for parts in prompt_parts or [0] * len(documents)]
+        if generation_prompt:
+            least = self.dream_block_length if mode == "text_to_image" else 1  # as in `_write`
+            fitting = [self._latest(document, parts, least) for document, parts in zip(documents, given, strict=True)]
+            documents, given = [document for document, _ in fitting], [parts for _, parts in fitting]
         rows = [
             self._write(document, mode, parts, add_eos, generation_prompt)
             for document, parts in zip(documents, given, strict=True)
@@ -222,6 +230,25 @@ class MiniDreamProcessor:
         row.add([self.im_start])
         row.add([self.im_patch] * self.num_patches, patches=True)
         row.add([self.im_end])
+
+    def _latest(self, document: Document, given: Container[int], least: int) -> tuple[Document, Container[int]]:
+        """A prompt without the leading parts that the context has no room for, and what of the rest is given."""
+        if self.length(document, given) <= self.max_length - least:
+            return document, given
+        first, room = 0, self.max_length - max(least, self.picture_length)
+        rest, kept = document, given
+        while len(rest) > 1 and self.length(rest, kept) > room:
+            first += 1
+            rest = document[first:]
+            kept = frozenset(index - first for index in range(first, len(document)) if index in given)
+        if first:
+            warnings.warn(
+                f"the prompt is longer than the context of {self.max_length} tokens: its first "
+                f"{'part is' if first == 1 else f'{first} parts are'} not read",
+                ContextWarning,
+                stacklevel=3,
+            )
+        return rest, kept
 
     def _write(
         self, document: Document, mode: str, prompt_parts: Container[int], add_eos: bool, prompt: bool

@@ -212,6 +212,13 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(heard):
     assert len(chat.turns) == 8 and chat.turns[0].document.text == "question 0 about stars?"
 
 
+def test_other_alphabets_and_what_looks_like_a_special_token_are_letters(pipe, heard):
+    chat = pipe.chat(steps=1)
+    heard.says = says(pipe, " 红色")
+    assert chat.say("Какого цвета <dream></s> звезда?").text == "红色"
+    assert pipe.processor.dream not in pipe.processor([chat.document]).input_ids
+
+
 def test_it_shows_itself_and_is_saved_as_a_document(pipe, tmp_path):
     chat = pipe.chat(TALK[:4])
     page = chat._repr_html_()

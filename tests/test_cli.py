@@ -375,9 +375,16 @@ def test_ctrl_c_while_a_picture_is_drawn(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_more_pictures_than_the_context_holds(weights: Path, capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_a_document_longer_than_the_context_is_told_in_one_line(
+    weights: Path, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
     Document([Image.new("RGB", (SIDE, SIDE)) for _ in range(60)]).save("many.html")
-    fails(capsys, r"context of \d+ tokens: shorten", "ask", "many.html", "How many?")
+    assert cli.main(["ask", "many.html", "How many?"]) == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "context" in line]
+    assert re.match(
+        r"minidream: the prompt is longer than the context of 384 tokens: its first \d+ parts are not", told
+    )
+    fails(capsys, r"context of \d+ tokens: shorten", "write", "word " * 400)
 
 
 def test_one_byte_flipped(weights: Path, capsys: pytest.CaptureFixture[str], here: Path) -> None:

@@ -9,7 +9,7 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_tokenizer
 from torch import nn
 
 from minidream.documents import Document
-from minidream.errors import UserError
+from minidream.errors import ContextWarning, UserError
 from minidream.generation import (
     End,
     InterleavedGenerator,
@@ -269,3 +269,20 @@ def test_an_empty_prompt_is_refused(model, prompt):
         stream(model, make(), [prompt])
     with pytest.raises(UserError, match="does not fit"):
         stream(model, make(), [Document(["long " * 100])])
+
+
+def test_a_prompt_longer_than_the_context_goes_on_from_its_end(model, monkeypatch):
+    processor = make()
+    long = Document([RED, "a word " * 40, RED, "a blue star lands above it."])
+    with pytest.warns(ContextWarning, match="its first 2 parts are not read"):
+        events = list(stream(model, processor, [long, PROMPTS[0]], SamplingOptions(**QUICK)))
+    again = list(stream(model, processor, [long[2:], PROMPTS[0]], SamplingOptions(**QUICK)))
+    one, other = collected(events, 2), collected(again, 2)
+    assert [(text, end) for text, _, end in one] == [(text, end) for text, _, end in other]
+
+
+def test_another_alphabet_is_gone_on_from_and_written(model, monkeypatch):
+    processor = make()
+    script(monkeypatch, [*processor.encode("ещё ⭐"), processor.dream, *processor.encode("星"), processor.eos])
+    (written,) = collected(stream(model, processor, [Document(["Нарисуй 红色 ⭐."])], SamplingOptions(**QUICK)))
+    assert written[0] == "ещё ⭐|星" and written[2] == "eos"
