@@ -92,9 +92,13 @@ def test_all_variants_come_and_one_can_be_chosen():
         ("text_states", set(corpora.INTERLEAVED)),
         ("text_qa", {"caption", "told"}),
         ("dialogue", {"shown", "drawn"}),
+        ("in_context", set(corpora.IN_CONTEXT)),
     ):
         assert {corpora.sample(kind, rng).variant for _ in range(300)} == variants
     assert {corpora.interleaved(rng, variant="name").variant for _ in range(20)} == {"name"}
+    example = corpora.in_context(rng, variant="few_shot")
+    taught = [part for index, part in enumerate(example.plan) if index not in example.prompt_parts]
+    assert taught == list(example.plan[5::3]) and len(taught) == corpora.MOST_SHOTS
 
 
 def test_pictures_left_out_of_texts_are_told_and_in_states_that_alone_is_taught():

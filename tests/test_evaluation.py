@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model
 
+from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.evaluation import ASKED, asked, comprehension, creation, evaluate, examine, figures, interleaved, table
 from minidream.evaluation import candidate as candidate_module
 from minidream.evaluation.candidate import PipelineCandidate, digest
 from minidream.evaluation.statistics import bootstrap, f1, jackknife, proportion
 from minidream.pipeline import MiniDreamPipeline
-from minidream.processing import MiniDreamProcessor
+from minidream.processing import MiniDreamProcessor, visual_question
 from minidream.tokenizer import train_tokenizer
+from minidream.world import corpora
 from minidream.world.corpora import render
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES
@@ -30,10 +32,13 @@ from minidream.world.tell import KINDS, QUESTION_TYPES, caption, understand
 
 N, SEED = 3, 5
 SETTINGS = {"what": "all", "n": N, "seed": SEED, "guidance": 3.0, "steps": 20, "weights": "none"}
-STORIES = ("placement", "pictures", "picture_only_facts", "edits", "made_up_names")
+NAMES = ("made_up_names", "composition", "subjects")
+STORIES = ("placement", "pictures", "picture_only_facts", "edits", *NAMES, "continued", "few_shot")
 
 
 def key(part):
+    if isinstance(part, Document):
+        return tuple(map(key, part))
     return part if isinstance(part, str) else part.tobytes()
 
 
@@ -48,8 +53,11 @@ class Oracle:
                     plan = told.document_plan
                     for place in range(told.given, len(plan)):
                         if isinstance(plan[place], Scene):
-                            before = tuple(key(part) for part in render(plan[:place]))
-                            self.truth[before] = plan[place]
+                            self.truth[key(render(plan[:place]))] = plan[place]
+            for count in interleaved.SHOTS:
+                for shown in interleaved.shots(count, N, SEED, part):
+                    about, question = key(interleaved._before(shown)), shown[-1][1]
+                    self.answers[about, question.question] = question.answer
             for kind in QUESTION_TYPES:
                 for scene, question in comprehension.questions(kind, N, SEED, part):
                     self.answers[draw(scene).tobytes(), question.question] = question.answer
@@ -65,12 +73,12 @@ class Oracle:
 
         return [caption(read(picture), random.Random(0)) for picture in pictures]
 
-    def ask(self, pictures, questions):
-        return [f" {self.answers[picture.tobytes(), text].capitalize()}." for picture, text in zip(pictures, questions)]
+    def ask(self, about, questions):
+        return [f" {self.answers[key(each), text].capitalize()}." for each, text in zip(about, questions)]
 
     def draw_next(self, documents, given, seed):
         self.documents += documents
-        return [draw(self.truth[tuple(key(part) for part in document)]) for document in documents]
+        return [draw(self.truth[key(document)]) for document in documents]
 
     def places_dreams(self, documents, given):
         return [True] * len(documents)
@@ -138,7 +146,7 @@ def test_who_knows_everything_scores_one_and_the_json_has_the_designs_shape():
     assert json.loads(json.dumps(result)) == result
     for path, found in figures(result):
         if found is None:
-            assert path[-1] in ("teacher", "fid", "clip_score")
+            assert path[-1] in ("teacher", "fid", "clip_score", "perplexity")
         else:
             assert (found["mean"], found["high"]) == (1.0, 1.0), path
             assert set(found) == {"mean", "low", "high", "n"} and found["low"] < 1
@@ -152,8 +160,9 @@ def test_who_knows_everything_scores_one_and_the_json_has_the_designs_shape():
     assert set(result["comprehension"]["caption"]) == set(result["comprehension"]["vqa"]) == {"seen", "held_out"}
     assert set(result["comprehension"]["vqa"]["held_out"]) == {*QUESTION_TYPES, "overall"}
     assert set(result["comprehension"]["pope"]) == {"random", "popular", "adversarial"}
-    assert set(result["interleaved"]) == {*STORIES, "held_out"}
+    assert set(result["interleaved"]) == {*STORIES, "perplexity", "held_out"}
     assert set(result["interleaved"]["held_out"]) == set(STORIES)
+    assert set(result["interleaved"]["few_shot"]) == {"0", "1", "2", "4"}
     assert result["interleaved"]["pictures"]["n"] == N
 
 
@@ -502,6 +511,48 @@ def test_what_is_said_and_drawn_is_what_the_pipelines_verbs_give(tiny, monkeypat
         np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), atol=1)  # rounding, by batch
 
 
+def test_perplexity_is_that_of_the_words_alone_before_and_after(tiny, tmp_path):
+    tiny.model.llm.save_pretrained(tmp_path)
+    candidate, llm, processor = PipelineCandidate(tiny), tiny.model.llm, tiny.processor
+    documents = [Document(["A small red circle.", " It turns blue."]), Document(["Time goes by."])]
+    found = candidate.surprise(documents, [range(1), ()])
+    for document, parts, (loss, tokens) in zip(documents, (1, 0), found, strict=True):
+        ids = [processor.bos, *(i for part in document for i in processor.encode(part)), processor.eos]
+        given = 1 + sum(len(processor.encode(part)) for part in document[:parts])
+        with torch.no_grad():
+            said = llm(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+        losses = [-said[place - 1, ids[place]].item() for place in range(given, len(ids))]
+        assert tokens == len(losses) and loss == pytest.approx(sum(losses), rel=1e-4)
+    same = interleaved.perplexity(candidate, tmp_path, 5, SEED)["perplexity"]
+    assert same["before"] == same["after"] and same["kept"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 5}
+
+    class Better(Ignorant):
+        def surprise(self, texts, given, llm=None):
+            return [candidate_module.Surprise(3.0 if llm else 2.0, 2) for _ in texts]
+
+    found = interleaved.perplexity(Better(), tmp_path, 5, SEED)["perplexity"]
+    assert [found[name]["mean"] for name in ("before", "after", "kept")] == [
+        round(math.exp(power), 4) for power in (1.5, 1.0, 0.5)
+    ]
+    assert interleaved.perplexity(Better(), None, 5, SEED) == {"perplexity": None}
+
+
+def test_a_question_is_asked_as_it_is_taught(tiny, monkeypatch):
+    """What stands before the last question of four shots is what stage III has learned to answer after."""
+    shown = interleaved.shots(4, 1, SEED, "seen")
+    monkeypatch.setattr(corpora, "few_shot", lambda rng, shots, held_out: shown[0])
+    taught = corpora.in_context(random.Random(0), variant="few_shot").document
+    heard = []
+
+    class Listening(Ignorant):
+        def ask(self, about, questions):
+            heard.append(visual_question(about[0], questions[0]))
+            return [""]
+
+    assert interleaved._answered(Listening(), shown) == [False]
+    assert heard == [taught[:-1]]
+
+
 def test_an_interruption_is_not_graded_as_silence(tiny, monkeypatch):
     def interrupted(self, *_, **__):
         raise KeyboardInterrupt
@@ -541,7 +592,8 @@ def test_trained_weights_are_examined_from_end_to_end(nano, tmp_path):
     assert len(whole["settings"]["weights"]) == 64 and whole["settings"]["seconds"] > 0
     found = evaluate("interleaved", weights=nano / "minidream", **options)
     assert found["settings"]["weights"] == whole["settings"]["weights"]
-    assert set(found["interleaved"]) == {*STORIES, "held_out"}
+    assert set(found["interleaved"]) == {*STORIES, "perplexity", "held_out"}
+    assert found["interleaved"]["perplexity"]["after"]["mean"] > 1
     found = evaluate("comprehension", weights=nano / "minidream", **options)
     assert found == evaluate("comprehension", weights=nano, **options) | {"settings": found["settings"]}
 

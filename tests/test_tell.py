@@ -252,14 +252,14 @@ def test_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("held_out", [False, True, None])
-@pytest.mark.parametrize("kind", ["story", "facts", "edit"])
+@pytest.mark.parametrize("kind", ["story", "facts", "edit", "continued"])
 def test_sentence_and_document_determine_the_next_scene(kind, held_out):
     rng = random.Random(f"{kind}-{held_out}")
     for _ in range(300):
         story = tell.KINDS[kind](rng, held_out)
         plan = list(story.document_plan)
         assert story.kind == kind
-        if kind != "edit":
+        if kind in ("story", "facts"):
             opening = plan.pop(0)
             if kind == "story":
                 assert tell.understand(opening) == plan[0].facts()
@@ -314,6 +314,75 @@ def test_made_up_names_are_bound_by_their_pictures(held_out):
         assert story.given == len(story.document_plan) - 1
     assert len(tell.NAMES) == len(set(tell.NAMES)) >= 20 and set(names) <= set(tell.NAMES) and len(names) >= 20
     assert not set(tell.NAMES) & {*COLORS, *SHAPES, *SIZES, *BACKGROUNDS}
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_two_names_in_one_picture(held_out):
+    rng, ways = random.Random(9), Counter()
+    for _ in range(300):
+        story = tell.KINDS["composition"](rng, held_out)
+        first, one, second, two, asked, drawn = story.document_plan
+        names = [re.fullmatch(r"This is a (\w+):", text)[1] for text in (first, second)]
+        facts = ["{size} {color} {shape}".format(**vars(scene.things[0])) for scene in (one, two)]
+        assert asked.count(f" {names[0]} ") == asked.count(f" {names[1]} ") == 1 and names[0] != names[1]
+        told = asked.replace(f" {names[0]} ", f" {facts[0]} ").replace(f" {names[1]} ", f" {facts[1]} ")
+        if found := re.match(rf"Draw a (.+) ({'|'.join(RELATIONS)}) a (.+) in the ({'|'.join(PLACES)}),", told):
+            told = f"a {found[3]} in the {found[4]}, {found[2]} it a {found[1]}, on a {drawn.background} background"
+        ways[bool(found)] += 1
+        assert tell.understand(told) == drawn.facts() and drawn.background in asked, asked
+        assert is_held_out(drawn) == held_out
+        assert story.given == 5 and (held_out or not any(map(is_held_out, story.scenes)))
+    assert min(ways.values()) > 50
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_subject_is_what_all_its_pictures_show(held_out):
+    rng = random.Random(10)
+    for pictures in (2, 3, None) * 100:
+        story = tell.KINDS["subject"](rng, held_out, pictures)
+        *shown, asked, drawn = story.document_plan
+        scenes = shown[1::2]
+        assert len(scenes) == pictures or (pictures is None and len(scenes) in (2, 3))
+        name = re.fullmatch(r"There is a (\w+) here:", shown[0])[1]
+        assert set(shown[2::2]) == {"And here:"} and name in tell.NAMES
+        kinds = [{(thing.size, thing.color, thing.shape) for thing in scene.things} for scene in scenes]
+        (facts,) = set.intersection(*kinds)  # one thing; and no picture alone tells which
+        assert all(len(some) == 2 for some in kinds)
+        told = asked.replace(f"a {name} ", "a {} {} {} ".format(*facts))
+        assert tell.understand(told) == drawn.facts(), asked
+        assert is_held_out(drawn) == held_out
+        assert held_out or not any(map(is_held_out, story.scenes))
+        assert story.given == len(story.document_plan) - 1
+
+
+@pytest.mark.parametrize("held_out", [False, True, None])
+def test_only_the_shots_tell_what_is_asked(held_out):
+    def tasks(scene, answer):
+        """All that the question may mean, by one answer."""
+        left, right = sorted(scene.things, key=lambda thing: "right" in thing.place)
+        pairs = [(fact, side) for fact in ("color", "shape", "size") for side in (left, right)]
+        return {(fact, side is left) for fact, side in pairs if getattr(side, fact) == answer}
+
+    rng, known = random.Random(11), defaultdict(list)
+    for _ in range(400):
+        asked = tell.few_shot(rng, 4, held_out)
+        assert len(asked) == 5 and len({question.question for _, question in asked}) == 1
+        assert re.fullmatch(r"What is the (\w+)\?", asked[0][1].question)[1] in tell.NAMES
+        meant = tasks(Scene("grey", asked[0][0].things), asked[0][1].answer)
+        for shots, (scene, question) in enumerate(asked):
+            possible = tasks(scene, question.answer)
+            assert possible, "the answer is a fact of the picture"
+            if shots:
+                known[shots].append(len(meant) == 1)
+                meant &= possible
+                assert meant
+        if held_out is not None:
+            assert is_held_out(asked[-1][0]) == held_out
+        if held_out is False:
+            assert not any(is_held_out(scene) for scene, _ in asked)
+    shares = [sum(some) / len(some) for some in known.values()]
+    assert 0.6 < shares[0] < 0.9 < shares[-1] and shares == sorted(shares)
+    assert len(tell.few_shot(rng, 0)) == 1
 
 
 def test_every_change_happens_and_the_length_is_as_asked():

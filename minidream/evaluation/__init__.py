@@ -4,7 +4,8 @@
 |---------------|-----------------------------------------------------------------------------------|
 | creation      | GenEval's six categories, seen and held out, beside the teacher; FID, CLIP score  |
 | comprehension | captions by exact scene, questions by type, POPE                                  |
-| interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names    |
+| interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names,   |
+|               | questions by example, a reader's own picture; whether plain language is kept      |
 
 All of it is drawn from `random.Random("evaluation-...")`, which training never uses. Taught in notebook 09.
 """
@@ -39,6 +40,7 @@ ASKED: dict[tuple[str, ...], float] = {
     ("interleaved", "picture_only_facts"): 0.90,
     ("interleaved", "edits"): 0.90,
     ("interleaved", "made_up_names"): 0.80,
+    ("interleaved", "perplexity", "kept"): 0.95,
 }
 
 
@@ -78,8 +80,8 @@ def evaluate(
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = {"what": what, "n": n, "seed": seed, "guidance": guidance, "steps": steps, "weights": digest(pipe.model)}
     candidate = PipelineCandidate(pipe, guidance, steps)
-    parts = {part: _folder(weights, part) for part in ("clip", "stable-diffusion")}
-    return examine(candidate, settings, parts["clip"], parts["stable-diffusion"], partial)
+    clip, painter, llm = (_folder(weights, part) for part in ("clip", "stable-diffusion", "llm"))
+    return examine(candidate, settings, clip, painter, partial, llm)
 
 
 def examine(
@@ -88,12 +90,13 @@ def examine(
     clip: Path | None = None,
     stable_diffusion: Path | None = None,
     partial: Path | None = None,
+    llm: Path | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` for any candidate. `settings`: what, n, seed, guidance, steps, weights; without the folders `clip` and
-    `stable_diffusion`, FID, CLIP score and the teacher are None."""
+    """`evaluate` for any candidate. `settings`: what, n, seed, guidance, steps, weights; without the folders `clip`,
+    `stable_diffusion` and `llm`, FID, CLIP score, the teacher and perplexity are None."""
     began, done = time.perf_counter(), _begin(partial, settings)
     before = done["seconds"]
-    for name, section in _sections(candidate, settings, clip, stable_diffusion):
+    for name, section in _sections(candidate, settings, clip, stable_diffusion, llm):
         if name in done["sections"]:
             continue
         print(f"evaluate: {name} ...", file=sys.stderr)
@@ -112,7 +115,7 @@ def examine(
 
 
 def _sections(
-    candidate: Candidate, settings: dict[str, Any], clip: Path | None, stable_diffusion: Path | None
+    candidate: Candidate, settings: dict[str, Any], clip: Path | None, stable_diffusion: Path | None, llm: Path | None
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """What to examine, in order: names and what measures them, each to be kept when it is finished."""
     from minidream.evaluation import comprehension, creation, interleaved
@@ -133,6 +136,11 @@ def _sections(
         ("interleaved/picture_only_facts", lambda: interleaved.picture_only_facts(candidate, n, seed)),
         ("interleaved/edits", lambda: interleaved.edits(candidate, n, seed)),
         ("interleaved/made_up_names", lambda: interleaved.made_up_names(candidate, n, seed)),
+        ("interleaved/composition", lambda: interleaved.composition(candidate, n, seed)),
+        ("interleaved/subjects", lambda: interleaved.subjects(candidate, n, seed)),
+        ("interleaved/continued", lambda: interleaved.continued(candidate, n, seed)),
+        ("interleaved/few_shot", lambda: interleaved.few_shot(candidate, n, seed)),
+        ("interleaved/perplexity", lambda: interleaved.perplexity(candidate, llm, n, seed)),
     ]
     return [section for section in sections if settings["what"] in ("all", section[0].split("/")[0])]
 
@@ -155,7 +163,7 @@ def _begin(partial: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder(weights: Path | None, part: str) -> Path | None:
-    """The folder of a frozen part (`clip`, `stable-diffusion`) beside or in the weights; None where there is none."""
+    """The folder of a part (`clip`, `stable-diffusion`, `llm`) beside or in the weights; None where there is none."""
     from minidream.weights import find_weights, verify_manifest
 
     if weights is None:

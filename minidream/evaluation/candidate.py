@@ -1,6 +1,6 @@
 """What is examined: a pipeline seen as a candidate that draws, tells, answers and goes on with documents, in batches.
 
-The five methods of `Candidate` are all that the examinations know of a model; tests put a candidate in its place that
+The methods of `Candidate` are all that the examinations know of a model; tests put a candidate in its place that
 knows the truth.
 """
 
@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoModelForCausalLM
 
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.generation import to_image
+from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 
 BATCH = 64  # pictures or documents at once: enough to fill a core, small enough for a laptop
+
+
+class Surprise(NamedTuple):
+    """-log probability of a text, in nats, and how many tokens that is about."""
+
+    loss: float
+    tokens: int
 
 
 class Candidate(Protocol):
@@ -34,8 +44,8 @@ class Candidate(Protocol):
     def caption(self, pictures: list[Image.Image]) -> list[str]:
         """A caption for each picture."""
 
-    def ask(self, pictures: list[Image.Image], questions: list[str]) -> list[str]:
-        """An answer for each picture and its question."""
+    def ask(self, about: list[Image.Image] | list[Document], questions: list[str]) -> list[str]:
+        """An answer for each picture, or document, and its question."""
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
         """The picture that comes next in each document. `given`: how many leading parts are the reader's; later
@@ -43,6 +53,10 @@ class Candidate(Protocol):
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         """For each finished document, whether the candidate would begin a picture exactly where one stands."""
+
+    def surprise(self, texts: list[Document], given: list[Container[int]], llm: Path | None = None) -> list[Surprise]:
+        """How unexpected each text is, but for its given parts, to the candidate's language model; or to the one in the
+        folder `llm`."""
 
 
 def dice(seed: int, *names: str) -> random.Random:
@@ -79,8 +93,8 @@ class PipelineCandidate:
     def caption(self, pictures: list[Image.Image]) -> list[str]:
         return list(self.pipe.caption(pictures))
 
-    def ask(self, pictures: list[Image.Image], questions: list[str]) -> list[str]:
-        return list(self.pipe.ask(pictures, questions, max_tokens=16))
+    def ask(self, about: list[Image.Image] | list[Document], questions: list[str]) -> list[str]:
+        return list(self.pipe.ask(about, questions, max_tokens=16))
 
     @torch.no_grad()
     def _read(self, documents: list[Document], given: list[int], finished: bool) -> tuple[Any, Any]:
@@ -126,6 +140,20 @@ class PipelineCandidate:
             wrong = ((said == dream) != (due == dream)) & (due != -100)
             placed += (~wrong.any(1)).tolist()
         return placed
+
+    @torch.no_grad()
+    def surprise(self, texts: list[Document], given: list[Container[int]], llm: Path | None = None) -> list[Surprise]:
+        model = self.pipe.model
+        read = model.llm if llm is None else load_part(AutoModelForCausalLM, llm, "the language model").to(model.device)
+        found: list[Surprise] = []
+        for some in batches(list(zip(texts, given, strict=True))):
+            batch = self.pipe.processor([text for text, _ in some], "text", prompt_parts=[parts for _, parts in some])
+            batch = batch.to(model.device)
+            logits = read(batch.input_ids, batch.attention_mask).logits[:, :-1].float()  # (B, L - 1, V)
+            due = batch.labels[:, 1:]
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), due, reduction="none").sum(1)  # (B,)
+            found += [Surprise(loss, count) for loss, count in zip(losses.tolist(), (due != -100).sum(1).tolist())]
+        return found
 
 
 def digest(module: torch.nn.Module) -> str:

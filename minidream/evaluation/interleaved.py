@@ -1,5 +1,7 @@
 """Does it follow a document? Pictures in their places, right by all that came before them.
 
+Do words and pictures before a question or an order say what it means? Is plain language kept?
+
 A story is fed sentence by sentence; at each picture's place the candidate draws, and goes on from its *own* earlier
 pictures. So a fault early in a story stays with it. Taught in notebook 09.
 """
@@ -7,20 +9,25 @@ pictures. So a fault early in a story stays with it. Taught in notebook 09.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from minidream.documents import Document
 from minidream.evaluation.candidate import Candidate, dice, look
-from minidream.evaluation.statistics import proportion
-from minidream.world.corpora import render
+from minidream.evaluation.comprehension import plain
+from minidream.evaluation.statistics import Leaf, bootstrap, proportion
+from minidream.world.corpora import question_text, render, sample
+from minidream.world.questions import few_shot as ask_by_example
 from minidream.world.scene import Scene
-from minidream.world.tell import KINDS, Story
+from minidream.world.tell import KINDS, Question, Story
 
 PARTS = {"seen": False, "held_out": True}
 
 
 def stories(kind: str, n: int, seed: int, part: str = "seen") -> list[Story]:
-    """`n` fresh stories of a kind: "story", "facts", "edit" or "name"."""
+    """`n` fresh stories of a kind of `KINDS`."""
     rng = dice(seed, "interleaved", part, kind)
     return [KINDS[kind](rng, PARTS[part]) for _ in range(n)]
 
@@ -69,7 +76,7 @@ def kept(truth: Scene, shown: Scene | None) -> bool:
 def placement(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of true stories in which the candidate, after each word, would begin a picture where one stands and
     nowhere else."""
-    return _by_part("placement", lambda part: _placed(candidate, stories("story", n, seed, part)))
+    return _by_part("placement", lambda part: proportion(_placed(candidate, stories("story", n, seed, part))))
 
 
 def _placed(candidate: Candidate, told: list[Story]) -> list[bool]:
@@ -82,21 +89,69 @@ def _followed(
     """An examination: the share of documents of a kind in which *every* picture is right."""
 
     def examine(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-        def passed(part: str) -> list[bool]:
+        def figure(part: str) -> Leaf:
             followed = follow(candidate, stories(kind, n, seed, part), seed)
-            return [all(right(truth, shown) for truth, shown in drawn) for drawn in followed]
+            return proportion([all(right(truth, shown) for truth, shown in drawn) for drawn in followed])
 
-        return _by_part(name, passed)
+        return _by_part(name, figure)
 
     return examine
 
 
-def _by_part(name: str, passed: Callable[[str], list[bool]]) -> dict[str, Any]:
+def _by_part(name: str, figure: Callable[[str], Any]) -> dict[str, Any]:
     """The figure on what training shows, and under `held_out` that on what it never shows."""
-    return {name: proportion(passed("seen")), "held_out": {name: proportion(passed("held_out"))}}
+    return {name: figure("seen"), "held_out": {name: figure("held_out")}}
 
 
 pictures = _followed("pictures", "story", same)
 picture_only_facts = _followed("picture_only_facts", "facts", kept)
 edits = _followed("edits", "edit", same)
 made_up_names = _followed("made_up_names", "name", same)
+composition = _followed("composition", "composition", same)
+subjects = _followed("subjects", "subject", same)
+continued = _followed("continued", "continued", same)
+
+SHOTS = (0, 1, 2, 4)
+
+
+def shots(count: int, n: int, seed: int, part: str) -> list[list[tuple[Scene, Question]]]:
+    """`n` times `count` answered questions and one to answer."""
+    rng = dice(seed, "interleaved", part, "few_shot", str(count))
+    return [ask_by_example(rng, count, PARTS[part]) for _ in range(n)]
+
+
+def few_shot(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """The share of right answers to a question of which only the answers before say what it means, by their number."""
+    return _by_part(
+        "few_shot", lambda part: {f"{k}": proportion(_answered(candidate, shots(k, n, seed, part))) for k in SHOTS}
+    )
+
+
+def _answered(candidate: Candidate, asked: list[list[tuple[Scene, Question]]]) -> list[bool]:
+    said = candidate.ask([_before(each) for each in asked], [each[-1][1].question for each in asked])
+    return [plain(text) == each[-1][1].answer for text, each in zip(said, asked, strict=True)]
+
+
+def _before(asked: list[tuple[Scene, Question]]) -> Document:
+    """All that comes before the last question."""
+    *answered, (last, _) = asked
+    told = [(scene, question_text(question.question), f" {question.answer}") for scene, question in answered]
+    return render([*(part for shot in told for part in shot), last])
+
+
+def perplexity(candidate: Candidate, llm: Path | None, n: int, seed: int) -> dict[str, Any]:
+    """Perplexity of `n` texts without pictures to the language model in the folder `llm`, as it was `before` it learned
+    of pictures, and to the candidate's, `after`; `kept` is the first by the second. None without the folder."""
+    if llm is None:
+        return {"perplexity": None}
+    rng = dice(seed, "interleaved", "perplexity")
+    texts = [sample("text", rng) for _ in range(n)]
+    documents = [text.document for text in texts]
+    given = [range(parts) if isinstance(parts := text.prompt_parts, int) else parts for text in texts]
+    before, after = (candidate.surprise(documents, given, folder) for folder in (llm, None))
+    losses = np.array([(old.loss, new.loss, old.tokens) for old, new in zip(before, after, strict=True)])
+
+    def leaf(weights: tuple[int, int]) -> Leaf:
+        return bootstrap(losses, lambda drawn: float(np.exp(drawn[:, :2].sum(0) @ weights / drawn[:, 2].sum())))
+
+    return {"perplexity": {"before": leaf((1, 0)), "after": leaf((0, 1)), "kept": leaf((1, -1))}}

@@ -30,6 +30,7 @@ TRAINED = "trained.safetensors"
 MODES = {
     "qa": "image_to_text",
     "dialogue": "interleaved",
+    "in_context": "interleaved",
     "text_states": "text",
     "text_qa": "text",
 }  # kinds that are written as another kind's sequence

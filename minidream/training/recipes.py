@@ -79,8 +79,8 @@ _MINI = {
     "instruct": Recipe(
         "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.2, "image_to_text": 0.1, "interleaved": 0.36, "qa": 0.11, "dialogue": 0.08,
-            "text": 0.05, "text_states": 0.05, "text_qa": 0.05,
+            "text_to_image": 0.2, "image_to_text": 0.08, "interleaved": 0.32, "qa": 0.11, "dialogue": 0.08,
+            "in_context": 0.06, "text": 0.05, "text_states": 0.05, "text_qa": 0.05,
         },
     ),
 }  # fmt: skip

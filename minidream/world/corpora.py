@@ -13,11 +13,12 @@ from functools import cached_property
 
 from minidream.documents import Document
 from minidream.world.captions import caption, listed_caption
+from minidream.world.changes import change
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
-from minidream.world.questions import ask
+from minidream.world.questions import ask, few_shot
 from minidream.world.scene import SIDE, Scene, is_held_out, random_scene
-from minidream.world.stories import KINDS, Story, change
+from minidream.world.stories import KINDS, Story
 from minidream.world.words import sentence
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "caption_pair",
     "creation_prompt",
     "dialogue",
+    "in_context",
     "interleaved",
     "question_text",
     "render",
@@ -36,6 +38,9 @@ __all__ = [
 
 # What an interleaved document is, and how often.
 INTERLEAVED = {"story": 0.35, "facts": 0.2, "edit": 0.2, "again": 0.1, "name": 0.15}
+# What stage III adds to them, and how often.
+IN_CONTEXT = {"continued": 0.3, "subject": 0.2, "composition": 0.2, "few_shot": 0.3}
+MOST_SHOTS = 4
 # How often a question is of each type: most often of those that take longest to learn.
 ASKED = dict(existence=4, comparison=3, relation=3, count=3, color=1, shape=1, size=1, background=0.5)
 MOST_QUESTIONS = 10  # about one scene
@@ -159,6 +164,19 @@ def interleaved(rng: random.Random, held_out: bool | None = False, variant: str 
     return Example(tuple(told.document_plan), "interleaved", chosen, told.given)
 
 
+def in_context(rng: random.Random, held_out: bool | None = False, variant: str | None = None) -> Example:
+    """A document of a kind of `IN_CONTEXT`, whose task only its beginning tells; drawn if not given."""
+    chosen = variant or _any_of(IN_CONTEXT, rng)
+    if chosen != "few_shot":
+        told = KINDS[chosen](rng, held_out)
+        return Example(tuple(told.document_plan), "in_context", chosen, told.given)
+    plan: list[str | Scene] = []
+    for scene, question in few_shot(rng, MOST_SHOTS, held_out):
+        plan += [scene, question_text(question.question), f" {question.answer}"]
+    # Before the first answer nothing can be known; each later one is taught after one shot more.
+    return Example(tuple(plan), "in_context", chosen, frozenset(set(range(len(plan))) - set(range(5, len(plan), 3))))
+
+
 def dialogue(rng: random.Random, held_out: bool | None = False) -> Example:
     """Two to five turns about one picture, which the user shows or has drawn: questions on it, and orders that change
     it, one upon the other; now and then another picture. What the assistant says and draws is taught."""
@@ -209,6 +227,7 @@ SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "interleaved": interleaved,
     "qa": _qa,
     "dialogue": dialogue,
+    "in_context": in_context,
 }
 
 

@@ -22,9 +22,10 @@ from minidream.world.scene import (
     Scene,
     Thing,
     is_held_out,
+    random_scene,
 )
+from minidream.world.words import NAMES, references, relation_between
 from minidream.world.words import a as an
-from minidream.world.words import references, relation_between
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 
@@ -185,3 +186,26 @@ def questions(scene: Scene, rng: random.Random) -> list[Question]:
     asked = [ask(scene, kind, rng) for kind in QUESTION_TYPES]
     rng.shuffle(asked)
     return asked
+
+
+def few_shot(rng: random.Random, shots: int, held_out: bool | None = False) -> list[tuple[Scene, Question]]:
+    """`shots` pictures with a question and its answer, and one more to answer, all with the same question.
+
+    "What is the dax?": the made-up word stands for the colour, shape or size of the left or the right thing; which of
+    these, nothing says but the answers. `held_out` is about the last picture.
+    """
+    word, fact, side = rng.choice(NAMES), rng.choice(("color", "shape", "size")), rng.choice(("left", "right"))
+    asked = []
+    for shot in range(shots + 1):
+        scene = _left_and_right(rng, held_out if shot == shots or not held_out else None)
+        thing = next(thing for thing in scene.things if side in thing.place)
+        asked.append((scene, Question("few_shot", f"What is the {word}?", getattr(thing, fact))))
+    return asked
+
+
+def _left_and_right(rng: random.Random, held_out: bool | None) -> Scene:
+    """A thing on the left and one on the right."""
+    while True:
+        scene = random_scene(rng, 2, held_out)
+        if sum("left" in thing.place for thing in scene.things) == 1:
+            return scene

@@ -1,9 +1,10 @@
 """Documents before they are drawn: texts and scenes in turn, where a scene stands for the picture in its place.
 
 A story is a state that sentences change. Every sentence, together with the document before it, determines the next
-scene; alone it does not ("The star turns green."). Five kinds: `story`; `facts`, whose background and sizes only the
-first picture tells; `edit`; `again`, an edit that changes nothing, the plainest lesson in drawing what is seen; and
-`name`, where a made-up word is bound to what a picture shows. Taught in notebook 01.
+scene; alone it does not ("The star turns green."). The kinds: `story`; `facts`, whose background and sizes only the
+first picture tells; `edit`; `again`, an edit that changes nothing, the plainest lesson in drawing what is seen; `name`,
+where a made-up word is bound to what a picture shows; `subject`, where it takes several pictures to bind it;
+`composition` of two such words; and `continued`, a story about a picture of the reader's own. Taught in notebook 01.
 """
 
 from __future__ import annotations
@@ -13,13 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from minidream.world.captions import caption
-from minidream.world.scene import BACKGROUNDS, COLORS, PLACES, Scene, Thing, is_held_out, random_scene, random_thing
-from minidream.world.words import a, join, name, references, relation_between, sentence
+from minidream.world.changes import FACTS_OFTEN, OFTEN, change
+from minidream.world.scene import BACKGROUNDS, PLACES, Scene, Thing, is_held_out, random_scene, random_thing
+from minidream.world.words import NAMES, a, join, name, relation_between, sentence
 
-# Syllables that no other word of the world holds.
-NAMES = tuple(
-    start + end for start in ("da", "wu", "bli", "to", "fe", "zor", "nil") for end in ("x", "gu", "kka", "zz")
-)
 QUIET = ("Nothing happens for a while.", "All is quiet.", "Then the wind blows.", "Time goes by.")
 AGAIN = ("Draw it again.", "The same once more.", "Nothing changes.")
 
@@ -36,120 +34,6 @@ class Story:
     @property
     def scenes(self) -> list[Scene]:
         return [part for part in self.document_plan if isinstance(part, Scene)]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A step of a story: the scene after it, how it is told, how it is asked for, and the thing it happened to."""
-
-    scene: Scene
-    told: str
-    asked: str
-    subject: Thing | None
-
-
-def _with(scene: Scene, thing: Thing | None, changed: Thing | None) -> Scene:
-    """The scene with `thing` replaced by `changed` (None: nothing there)."""
-    things = [other for other in scene.things if other != thing]
-    return replace(scene, things=tuple(things + ([changed] if changed else [])))
-
-
-def _where(scene: Scene, place: str, rng: random.Random, sizes_told: bool) -> str:
-    """Words for an empty place: by its name, or in relation to a thing next to it."""
-    probe = Thing(place, "red", "circle", "small")
-    ways = [
-        f"{relation} the {words}"
-        for thing in scene.things
-        if (relation := relation_between(probe, thing))
-        for words in references(scene, thing, "place", *([] if sizes_told else ["size"]))
-    ]
-    return rng.choice(ways) if ways and rng.random() < 0.5 else f"in the {place}"
-
-
-def _appear(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
-    if not scene.empty_places():
-        return None
-    new = random_thing(rng, rng.choice(scene.empty_places()))
-    words = f"a {name(new)}"
-    if not sizes_told:  # the size is borrowed from a thing that only a picture has shown
-        new = replace(new, size=thing.size)
-        words = f"{a(f'{new.color} {new.shape}')} as large as the {rng.choice(references(scene, thing, 'size'))}"
-    where = _where(scene, new.place, rng, sizes_told)
-    told = rng.choice((f"{words} appears {where}", f"{where} {words} appears", f"{words} lands {where}"))
-    return Change(_with(scene, None, new), told, f"{rng.choice(('add', 'put'))} {words} {where}", new)
-
-
-def _vanish(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
-    if len(scene.things) == 1:
-        return None
-    told = f"{it} {rng.choice(('vanishes', 'disappears', 'goes away'))}"
-    return Change(_with(scene, thing, None), told, f"{rng.choice(('remove', 'take away'))} {it}", None)
-
-
-def _color(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
-    new = replace(thing, color=rng.choice([color for color in COLORS if color != thing.color]))
-    told = f"{it} {rng.choice(('turns', 'turns', 'becomes'))} {new.color}"
-    return Change(_with(scene, thing, new), told, f"{rng.choice(('make', 'paint'))} {it} {new.color}", new)
-
-
-def _size(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
-    if not sizes_told:
-        return None
-    new = replace(thing, size="small" if thing.size == "large" else "large")
-    told = f"{it} " + rng.choice(("grows", "becomes large") if new.size == "large" else ("shrinks", "becomes small"))
-    return Change(_with(scene, thing, new), told, f"make {it} {new.size}", new)
-
-
-def _move(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
-    if not scene.empty_places():
-        return None
-    new = replace(thing, place=rng.choice(scene.empty_places()))
-    direction = {"left of": "left", "right of": "right", "above": "up", "below": "down", None: ""}[
-        relation_between(new, thing)
-    ]
-    where = direction if direction and rng.random() < 0.5 else f"to the {new.place}"
-    return Change(_with(scene, thing, new), f"{it} moves {where}", f"move {it} {where}", new)
-
-
-def _background(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
-    color = rng.choice([color for color in BACKGROUNDS if color != scene.background])
-    return Change(
-        replace(scene, background=color), f"the background turns {color}", f"make the background {color}", None
-    )
-
-
-CHANGES: dict[str, Callable[[Scene, str, Thing, random.Random, bool], Change | None]] = {
-    "appear": _appear,
-    "vanish": _vanish,
-    "color": _color,
-    "size": _size,
-    "move": _move,
-    "background": _background,
-}
-_OFTEN = {"appear": 3, "vanish": 1, "color": 3, "size": 2, "move": 2, "background": 1}
-_FACTS_OFTEN = {"appear": 3, "vanish": 1, "color": 3, "move": 2}  # neither background nor sizes are ever said
-
-
-def change(
-    scene: Scene,
-    rng: random.Random,
-    held_out: bool | None,
-    often: dict[str, int] = _OFTEN,
-    last: Thing | None = None,
-    sizes_told: bool = True,
-) -> Change:
-    """A random change of the scene that stays in training's scenes if `held_out` is False.
-
-    `often` maps keys of `CHANGES` to weights; `last` is the thing that "it" may stand for.
-    """
-    while True:
-        thing = rng.choice(scene.things)
-        words = references(scene, thing, *([] if sizes_told else ["size"]))
-        it = "it" if thing == last and rng.random() < 0.5 else f"the {rng.choice(words)}"
-        kind = rng.choices(list(often), weights=list(often.values()))[0]
-        made = CHANGES[kind](scene, it, thing, rng, sizes_told)
-        if made and not (held_out is False and is_held_out(made.scene)):
-            return made
 
 
 def _until_held_out(make: Callable[[bool | None], Story], held_out: bool | None) -> Story:
@@ -185,7 +69,7 @@ def story(rng: random.Random, held_out: bool | None = False, pictures: int | Non
         opening = caption(scene, rng)
         opening = opening if opening.endswith(".") else sentence(opening)
         count = pictures or rng.choice((2, 3, 3, 4))
-        return Story(_go_on([opening, scene], rng, allowed, count, _OFTEN, True), "story")
+        return Story(_go_on([opening, scene], rng, allowed, count, OFTEN, True), "story")
 
     return _until_held_out(make, held_out)
 
@@ -198,7 +82,7 @@ def facts_story(rng: random.Random, held_out: bool | None = False, pictures: int
         seen = [f"{a(f'{thing.color} {thing.shape}')} in the {thing.place}" for thing in scene.things]
         opening = sentence(rng.choice(("", "there is ", "this is ")) + join(seen))
         count = pictures or rng.choice((2, 3, 3))
-        return Story(_go_on([opening, scene], rng, allowed, count, _FACTS_OFTEN, False), "facts", given=2)
+        return Story(_go_on([opening, scene], rng, allowed, count, FACTS_OFTEN, False), "facts", given=2)
 
     return _until_held_out(make, held_out)
 
@@ -252,10 +136,80 @@ def made_up_name(rng: random.Random, held_out: bool | None = False) -> Story:
     return _until_held_out(make, held_out)
 
 
+def subject(rng: random.Random, held_out: bool | None = False, pictures: int | None = None) -> Story:
+    """A made-up name bound by 2 or 3 pictures, each of two things: it is the name of the thing that all of them show.
+
+    "There is a dax here: [picture] And here: [picture] Draw a dax in the top left, on a white background."
+    """
+
+    def make(allowed: bool | None) -> Story:
+        count, word = pictures or rng.choice((2, 3)), rng.choice(NAMES)
+        known = random_scene(rng, 1, held_out=allowed).things[0]
+        shown = [_with_other(known, rng, allowed) for _ in range(count)]
+        while len(set.intersection(*({name(thing) for thing in scene.things} for scene in shown))) > 1:
+            shown = [_with_other(known, rng, allowed) for _ in range(count)]
+        plan: list[str | Scene] = []
+        for scene in shown:
+            plan += ["And here:" if plan else f"There is a {word} here:", scene]
+        drawn = Scene(rng.choice(list(BACKGROUNDS)), (replace(known, place=rng.choice(list(PLACES))),))
+        asked = f"draw a {word} in the {drawn.things[0].place}, on a {drawn.background} background"
+        return Story([*plan, sentence(asked), drawn], "subject", given=len(plan) + 1)
+
+    return _until_held_out(make, held_out)
+
+
+def _with_other(known: Thing, rng: random.Random, held_out: bool | None) -> Scene:
+    """The thing somewhere, with another that is not its twin."""
+    while True:
+        place, elsewhere = rng.sample(list(PLACES), 2)
+        other = random_thing(rng, elsewhere)
+        scene = Scene(rng.choice(list(BACKGROUNDS)), (replace(known, place=place), other))
+        if name(other) != name(known) and not (held_out is False and is_held_out(scene)):
+            return scene
+
+
+def composition(rng: random.Random, held_out: bool | None = False) -> Story:
+    """Two made-up names, each bound to the thing in a picture, then a scene with both.
+
+    "This is a dax: [picture] This is a wugu: [picture] Draw a dax left of a wugu in the top right, on a white
+    background."
+    """
+
+    def make(allowed: bool | None) -> Story:
+        names = rng.sample(NAMES, 2)
+        shown = [random_scene(rng, 1, held_out=allowed) for _ in names]
+        places = rng.sample(list(PLACES), 2)
+        first, second = (replace(scene.things[0], place=place) for scene, place in zip(shown, places))
+        drawn = Scene(rng.choice(list(BACKGROUNDS)), (first, second))
+        if allowed is False and is_held_out(drawn):
+            return make(allowed)
+        where = relation_between(first, second)
+        where = f"{where} a" if where else f"in the {first.place} and a"
+        asked = f"draw a {names[0]} {where} {names[1]} in the {second.place}, on a {drawn.background} background"
+        plan = [part for word, scene in zip(names, shown) for part in (f"This is a {word}:", scene)]
+        return Story([*plan, sentence(asked), drawn], "composition", given=len(plan) + 1)
+
+    return _until_held_out(make, held_out)
+
+
+def continued(rng: random.Random, held_out: bool | None = False, pictures: int | None = None) -> Story:
+    """A story about a picture of the reader's own, which no text tells; 1-3 pictures follow it if not given."""
+
+    def make(allowed: bool | None) -> Story:
+        scene = random_scene(rng, rng.choice((1, 2, 2, 3)), held_out=allowed)
+        count = pictures or rng.choice((1, 2, 2, 3))
+        return Story(_go_on([scene], rng, allowed, 1 + count, OFTEN, True), "continued", given=1)
+
+    return _until_held_out(make, held_out)
+
+
 KINDS: dict[str, Callable[..., Story]] = {
     "story": story,
     "facts": facts_story,
     "edit": edit,
     "again": again,
     "name": made_up_name,
+    "subject": subject,
+    "composition": composition,
+    "continued": continued,
 }

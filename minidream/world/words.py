@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from minidream.world.scene import RELATIONS, Scene, Thing, related
 
+# Made-up names, of syllables that no other word of the world holds.
+NAMES = tuple(
+    start + end for start in ("da", "wu", "bli", "to", "fe", "zor", "nil") for end in ("x", "gu", "kka", "zz")
+)
+
 
 def name(thing: Thing) -> str:
     """What a thing is, without its place: "large red circle"."""
