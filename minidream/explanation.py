@@ -88,19 +88,19 @@ def explain(
     with torch.no_grad():
         nothing = pipe.model.null_condition()
         rest = [_without(pieces, index) for index in range(len(pieces))]
-        without = foresee(torch.cat([pipe.condition(some) if len(some) else nothing for some in rest]))
+        without = foresee(torch.cat([pipe.condition(some) if some.parts else nothing for some in rest]))
         full = foresee(pipe.condition(Document(pieces)))  # (1, C, h, w)
         empty = foresee(nothing)
-    explained = []
+    ways = []
     for other in instead:
         way = (full - empty if other is None else foresee.latents - _Foresight(pipe, other).latents)[0]  # (C, h, w)
-        way = way / way.square().sum().clamp(min=1e-12)
-        effects = ((full - without) * way).sum((1, 2, 3))  # (pieces,)
-        gradients = _gradient_times_input(pipe, pieces, foresee, way)
-        explained.append(
-            Explanation(shown, tuple(pieces), tuple(parts), tuple(effects.tolist()), tuple(gradients.tolist()))
-        )
-    return explained
+        ways.append(way / way.square().sum().clamp(min=1e-12))
+    gradients = _gradients_times_inputs(pipe, pieces, foresee, ways)
+    effects = [((full - without) * way).sum((1, 2, 3)) for way in ways]  # each (pieces,)
+    return [
+        Explanation(shown, tuple(pieces), tuple(parts), tuple(effect.tolist()), tuple(gradient.tolist()))
+        for effect, gradient in zip(effects, gradients)
+    ]
 
 
 def _without(pieces: list[Part], index: int) -> Document:
@@ -131,17 +131,22 @@ class _Foresight:
         return foreseen.unflatten(0, (count, NOISES)).mean(1)
 
 
-def _gradient_times_input(pipe: MiniDreamPipeline, pieces: list[Part], foresee: _Foresight, way: Tensor) -> Tensor:
-    """The sum over each piece's embeddings of embedding times gradient, (pieces,)."""
+def _gradients_times_inputs(
+    pipe: MiniDreamPipeline, pieces: list[Part], foresee: _Foresight, ways: list[Tensor]
+) -> list[Tensor]:
+    """For each way: the sum over each piece's embeddings of embedding times gradient, (pieces,)."""
     model, processor = pipe.model, pipe.processor
     batch = processor([Document(pieces)], "text_to_image", generation_prompt=True).to(model.device)
     features = model.encode_pictures(batch.pictures[batch.seen]) if len(batch.seen) else None
+    lengths = [len(processor.encode(p)) if isinstance(p, str) else processor.image_block_length for p in pieces]
+    found = []
     with torch.enable_grad():
         embeddings = model.embed(batch.input_ids, batch.query_mask, batch.patch_mask, features)
         embeddings = embeddings.detach().requires_grad_()
         hidden = model.read(embeddings, batch.attention_mask, batch.position_ids).last_hidden_state
-        reached = (foresee(model.conditions(hidden, batch.query_mask)) * way).sum()
-        (gradient,) = torch.autograd.grad(reached, embeddings)
-    tokens = (gradient * embeddings).sum(-1)[0].detach()  # (L,)
-    lengths = [len(processor.encode(p)) if isinstance(p, str) else processor.image_block_length for p in pieces]
-    return torch.stack([each.sum() for each in tokens[1 : 1 + sum(lengths)].split(lengths)])  # 1: <s>
+        foreseen = foresee(model.conditions(hidden, batch.query_mask))  # (1, C, h, w)
+        for way in ways:
+            (gradient,) = torch.autograd.grad((foreseen * way).sum(), embeddings, retain_graph=True)
+            tokens = (gradient * embeddings).sum(-1)[0].detach()  # (L,)
+            found.append(torch.stack([each.sum() for each in tokens[1 : 1 + sum(lengths)].split(lengths)]))  # 1: <s>
+    return found

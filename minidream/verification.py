@@ -134,22 +134,23 @@ def _in_words(document: Document, index: int, words: dict[tuple[int, int], str])
 
 
 def _until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list[str]:
-    """What the model writes after each prompt before it closes the bracket."""
-    said = [""] * len(prompts)
-    for start in range(0, len(prompts), BATCH):
-        some = prompts[start : start + BATCH]
-        still = set(range(len(some)))
-        for event in pipe.stream(some, max_pictures=0, max_tokens=MOST_TOKENS):
-            at = event.document
+    """What the model writes after each prompt before it closes the bracket. Equal prompts are gone on from once."""
+    different = {prompt.text: prompt for prompt in prompts}
+    said = dict.fromkeys(different, "")
+    for start in range(0, len(different), BATCH):
+        names = list(different)[start : start + BATCH]
+        still = set(names)
+        for event in pipe.stream([different[name] for name in names], max_pictures=0, max_tokens=MOST_TOKENS):
+            name = names[event.document]
             if isinstance(event, TextPiece):
-                said[start + at] += event.text
+                said[name] += event.text
             elif isinstance(event, End) and event.reason == "interrupted":
                 raise KeyboardInterrupt
-            if isinstance(event, End) or ")" in said[start + at]:
-                still.discard(at)
+            if isinstance(event, End) or ")" in said[name]:
+                still.discard(name)
             if not still:
                 break
-    return [text.split(")")[0].strip() for text in said]
+    return [said[prompt.text].split(")")[0].strip() for prompt in prompts]
 
 
 @torch.no_grad()

@@ -144,3 +144,9 @@ def test_an_interruption_is_no_opinion(pipe, monkeypatch):
     monkeypatch.setattr(pipe, "stream", lambda documents, **options: iter([End(0, "interrupted")]))
     with pytest.raises(KeyboardInterrupt):
         pipe.verify(Document(["a star", A]))
+
+
+def test_what_is_asked_of_equal_prompts_is_told_once(scripted):
+    found = scripted.verify([Document(["A star.", picture]) for picture in (A, B, C)])
+    assert scripted.prompts == ["A star. ("]
+    assert [(some[0].told, some[0].read) for some in found] == [("asked 1", f"seen {name}") for name in "ABC"]

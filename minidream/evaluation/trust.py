@@ -108,12 +108,11 @@ def choose(
 ) -> tuple[list[Verdict], list[Image.Image]]:
     """Of each document's next pictures (one in each list of `drawn`): the verdict on the first, and the one with the
     best verdict."""
-    verdicts = [candidate.verify([Document([*doc, p]) for doc, p in zip(before, some)], given) for some in drawn]
-    best = [
-        max(zip(pictures, found), key=lambda pair: pair[1].score)[0]
-        for pictures, found in zip(zip(*drawn), zip(*verdicts))
-    ]
-    return verdicts[0], best
+    documents = [Document([*document, picture]) for some in drawn for document, picture in zip(before, some)]
+    found = candidate.verify(documents, given * len(drawn))
+    verdicts = [found[start :: len(before)] for start in range(len(before))]  # of each document's pictures
+    best = [max(zip(some, judged), key=lambda pair: pair[1].score)[0] for some, judged in zip(zip(*drawn), verdicts)]
+    return [judged[0] for judged in verdicts], best
 
 
 class _Follower:
