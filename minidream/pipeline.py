@@ -180,7 +180,7 @@ class MiniDreamPipeline:
         return Chat(self, turns, **sampling)
 
     @overload
-    def verify(self, document: Prompt, given: int = 0) -> list[Verdict]: ...
+    def verify(self, document: Prompt, given: int = 0) -> list[Verdict]: ...  # type: ignore[overload-overlap]  # str
     @overload
     def verify(self, document: Sequence[Prompt], given: int | Sequence[int] = 0) -> list[list[Verdict]]: ...
     def verify(self, document: Any, given: int | Sequence[int] = 0) -> Any:
