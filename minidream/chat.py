@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,7 +62,7 @@ class Chat:
             pass
         return self.turns[-1].document if len(self.turns) > before else Document()
 
-    def stream(self, said: Prompt, **sampling: Any) -> Iterator[Event]:
+    def stream(self, said: Prompt, **sampling: Any) -> Generator[Event, None, None]:
         """What `say` does, event by event (see `minidream.generation`). The reply is kept when the iterator ends or is
         closed."""
         turns = checked([*self.turns, ("user", said)])
@@ -70,7 +70,7 @@ class Chat:
         events = self.pipe.stream([document], prompt_parts=[users], **{**self.sampling, **sampling})
         return self._kept(turns[-1], events)
 
-    def _kept(self, said: Turn, events: Iterator[Event]) -> Iterator[Event]:
+    def _kept(self, said: Turn, events: Iterator[Event]) -> Generator[Event, None, None]:
         reply = Document()
         try:
             for event in events:

@@ -25,7 +25,7 @@ from minidream.ablation.grids import BUDGETS, GRIDS
 from minidream.errors import ContextWarning, UserError
 from minidream.training.recipes import PRESETS, STAGES
 
-EXAMINATIONS = ("creation", "comprehension", "interleaved", "all")
+EXAMINATIONS = ("creation", "comprehension", "interleaved", "all", "trust", "robustness", "zero_shot")
 _MEND = {
     errno.ENOSPC: "free some space and try again",
     errno.EDQUOT: "free some space and try again",

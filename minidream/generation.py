@@ -89,8 +89,8 @@ def collect(document: Document, event: Event) -> None:
     """Append to the document what an event brings; a text that goes on stays one part."""
     if isinstance(event, Picture):
         document.append(event.image)
-    elif isinstance(event, TextPiece) and document and isinstance(document[-1], str):
-        document.parts[-1] += event.text
+    elif isinstance(event, TextPiece) and document and isinstance(said := document[-1], str):
+        document.parts[-1] = said + event.text
     elif isinstance(event, TextPiece):
         document.append(event.text)
 

@@ -1,4 +1,5 @@
-"""`MiniDreamPipeline`: model and processor behind six verbs: draw, ask, caption, complete (or stream), chat, condition.
+"""`MiniDreamPipeline`: model and processor behind six verbs: draw, ask, caption, complete (or stream), chat, condition;
+and behind those for who wants to trust it: verify, review, best_of, explain.
 
 Every verb takes one thing or a list; a list is worked on as a batch and gives what its members give one by one.
 """
@@ -6,7 +7,7 @@ Every verb takes one thing or a list; a list is worked on as a batch and gives w
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,13 +19,16 @@ from transformers import AutoTokenizer
 from minidream.chat import Chat
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.explanation import Explanation, explain
 from minidream.generation import End, Event, TextPiece, collect, stream, to_image
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.sampling import SamplingOptions, sample_latents
+from minidream.verification import Verdict, best_of, verify, worst_first
 from minidream.weights import find_weights
 
 BATCH = 64  # documents worked on at once; more would only take more memory
+STRIDE = 1_000_003  # between the seeds of `best_of`, so that neighbouring seeds share no picture
 Prompt = str | Image.Image | Document
 
 
@@ -102,15 +106,7 @@ class MiniDreamPipeline:
         if not all(isinstance(caption, str) for caption in (*captions, negative or "")):
             raise UserError("captions are texts: to draw what comes next in a document, use complete or stream")
         options = SamplingOptions(guidance=guidance, steps=steps, seed=seed, solver=solver)
-        options.check(self.model)
-        generators = options.generators(len(captions))
-        null = None if negative is None else self.condition([Document([negative])])
-        pictures: list[Image.Image] = []
-        for start in range(0, len(captions), BATCH):
-            condition = self.condition([Document([caption]) for caption in captions[start : start + BATCH]])
-            latents = sample_latents(self.model, condition, options, generators[start : start + BATCH], null)
-            pictures += [to_image(picture) for picture in self.model.decoder.decode(latents)]
-        return pictures
+        return self._draw([Document([caption]) for caption in captions], options, negative)
 
     @torch.no_grad()
     def condition(self, documents: Prompt | Sequence[Prompt]) -> Tensor:
@@ -189,6 +185,74 @@ class MiniDreamPipeline:
         ("user" and "assistant", alternately) and what was said. Raises `UserError` if they are out of turn or empty."""
         _options(sampling)
         return Chat(self, turns, **sampling)
+
+    @overload
+    def verify(self, document: Prompt, given: int = 0) -> list[Verdict]: ...  # type: ignore[overload-overlap]  # str
+    @overload
+    def verify(self, document: Sequence[Prompt], given: int | Sequence[int] = 0) -> list[list[Verdict]]: ...
+    def verify(self, document: Any, given: int | Sequence[int] = 0) -> Any:
+        """What the model, looking again, finds of each picture: a list of `Verdict`, or one for each of many documents.
+
+        The first `given` parts (one number for all, or one each) are the reader's: their pictures are believed. So are
+        pictures before the first word. Raises `UserError` for a damaged picture, or more words than the context holds.
+        """
+        single = isinstance(document, Prompt)
+        documents = [_document(each) for each in ([document] if single else document)]
+        starts = [given] * len(documents) if isinstance(given, int) else list(given)
+        if len(starts) != len(documents):
+            raise UserError(f"given names {len(starts)} numbers for {len(documents)} documents: one for all, or each")
+        verdicts = verify(self, documents, starts)
+        return verdicts[0] if single else verdicts
+
+    def review(self, documents: Prompt | Sequence[Prompt], given: int | Sequence[int] = 0) -> list[Verdict]:
+        """The verdicts on all pictures of all documents, worst first: the list for a human who checks some."""
+        return worst_first(self.verify([documents] if isinstance(documents, Prompt) else documents, given))
+
+    @overload
+    def best_of(self, prompt: Prompt, n: int = 4, **sampling: Any) -> Image.Image: ...
+    @overload
+    def best_of(self, prompt: Sequence[Prompt], n: int = 4, **sampling: Any) -> list[Image.Image]: ...
+    def best_of(self, prompt: Any, n: int = 4, **sampling: Any) -> Any:
+        """Of `n` pictures drawn from a caption, or next in a document, the one with the best verdict; or of each of
+        many. With n = 1 it is the picture that `draw` gives."""
+        single = isinstance(prompt, Prompt)
+        prompts = [_document(each) for each in ([prompt] if single else prompt)]
+        if n < 1:
+            raise UserError(f"n must be at least 1, not {n}: it is how many pictures are drawn to choose from")
+        options = _options(sampling)
+        seeds = [options.seed] * len(prompts) if isinstance(options.seed, int) else list(options.seed)
+        tries = [replace(options, seed=[(seed + k * STRIDE) % 2**63 for seed in seeds]) for k in range(n)]
+        chosen = best_of(self, prompts, list(zip(*(self._draw(prompts, each) for each in tries), strict=True)))
+        return chosen[0] if single else chosen
+
+    @overload
+    def explain(self, document: Document, picture: int = -1, instead: Image.Image | None = None) -> Explanation: ...
+    @overload
+    def explain(self, document: Document, picture: int, instead: Sequence[Image.Image]) -> list[Explanation]: ...
+    def explain(self, document: Document, picture: int = -1, instead: Any = None) -> Any:
+        """On which words and pictures before it a picture of the document depends, as an `Explanation`.
+
+        `picture`: its number among the document's, from 0 (-1: the last). `instead`: another picture, to explain why it
+        is this one rather than that; or a list of them, for a list of explanations. Raises `UserError` if there is no
+        such picture, or nothing before it.
+        """
+        single = instead is None or isinstance(instead, Image.Image)
+        explained = explain(self, document, picture, [instead] if single else list(instead))
+        return explained[0] if single else explained
+
+    def _draw(
+        self, documents: list[Document], options: SamplingOptions, negative: str | None = None
+    ) -> list[Image.Image]:
+        """The picture that comes next in each document, `BATCH` of them at a time."""
+        options.check(self.model)
+        generators = options.generators(len(documents))
+        null = None if negative is None else self.condition([Document([negative])])
+        pictures: list[Image.Image] = []
+        for start in range(0, len(documents), BATCH):
+            condition = self.condition(documents[start : start + BATCH])
+            latents = sample_latents(self.model, condition, options, generators[start : start + BATCH], null)
+            pictures += [to_image(picture) for picture in self.model.decoder.decode(latents)]
+        return pictures
 
     def _say(self, prompts: list[Document], sampling: dict[str, Any]) -> list[str]:
         """The text that follows each prompt. Interrupted by Ctrl-C it gives nothing: half an answer is a wrong one."""

@@ -89,6 +89,14 @@ def to_epsilon(prediction: Tensor, noisy: Tensor, scheduler: Any, timesteps: Ten
     return sigma * noisy + alpha * prediction
 
 
+def to_sample(prediction: Tensor, noisy: Tensor, scheduler: Any, timesteps: Tensor) -> Tensor:
+    """The foreseen z_0: (z_t - sigma_t eps) / alpha_t, or alpha_t z_t - sigma_t v. (M, C, h, w)."""
+    alpha, sigma = schedule(scheduler, timesteps, noisy.ndim)
+    if prediction_type(scheduler) == "v_prediction":
+        return alpha * noisy - sigma * prediction
+    return (noisy - sigma * prediction) / alpha.clamp(min=1e-4)
+
+
 def score(prediction: Tensor, noisy: Tensor, scheduler: Any, timesteps: Tensor) -> Tensor:
     """grad log p(z_t | C) = -eps_hat / sigma_t: the arrow uphill in probability, against the noise. (M, C, h, w).
 

@@ -69,10 +69,12 @@ def ablate(
 
         run = rewrite.run if name == "rewrite" else stage_one.run
         for setting, seed in tqdm(todo, f"ablate {name}"):
+            if results.find(setting, seed):  # done meanwhile by another process
+                continue
             variables = varied[setting]
             made = results.take_over(variables, seed) or run(budget, variables, seed, parts)
             results.add(made | {"setting": setting, "variables": variables, "seed": seed})
-    return results.content
+    return results.content(results.runs)
 
 
 def _parts(name: str, weights: Path | None) -> tuple[Path, dict[str, str]]:

@@ -41,9 +41,10 @@ class Budget:
     sampling_steps: int = 20
 
 
+# mini: about 5 minutes of a core for a run, 70 minutes on two cores for all four grids with three seeds.
 BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
-    "mini": Budget("mini", steps=300, batch=32, every=25, held_back=128, n=50, stories=100),
+    "mini": Budget("mini", steps=400, batch=32, every=40, held_back=128, n=50, stories=100),
 }
 
 

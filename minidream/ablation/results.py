@@ -19,8 +19,14 @@ class Results:
     `seed`. Raises `UserError` for a file that is none, or of another ablation, version or settings."""
 
     def __init__(self, file: Path, ablation: str, settings: dict[str, Any]) -> None:
-        self.file, self.head = file, {"ablation": ablation, "version": VERSION, "settings": settings}
-        self.runs = self._read(file, self.head)
+        self.file = file
+        self.head: dict[str, Any] = {"ablation": ablation, "version": VERSION, "settings": settings}
+        self._read(file, self.head)
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """What is finished by now: another process may be at work on the same file."""
+        return self._read(self.file, self.head)
 
     def find(self, setting: str, seed: int) -> dict[str, Any] | None:
         """The run of a setting and a seed, if it is finished."""
@@ -42,23 +48,22 @@ class Results:
 
     def add(self, run: dict[str, Any]) -> None:
         """Write the file anew, with one more run."""
-        self.runs = [*self._read(self.file, self.head), run]  # another process may have added some
-        write_atomically(self.file, (json.dumps(self.content, indent=1) + "\n").encode())
+        runs = sorted([*self.runs, run], key=lambda run: (*run["variables"].values(), run["seed"]))
+        write_atomically(self.file, (json.dumps(self.content(runs), indent=1) + "\n").encode())
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """What stands in the file."""
-        return {**self.head, "command": self._command(), "runs": self.runs}
+    def content(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """What stands in a file with these runs."""
+        return {**self.head, "command": self._command(runs), "runs": runs}
 
-    def _command(self) -> str:
+    def _command(self, runs: list[dict[str, Any]]) -> str:
         """The command that makes all runs of the file."""
 
         def listed(option: str, values: set[int]) -> str:
             return f" --{option} {' '.join(map(str, sorted(values)))}" if values else ""
 
-        counts = {run["variables"]["queries"] for run in self.runs} if self.head["ablation"] == "queries" else set()
+        counts = {run["variables"]["queries"] for run in runs} if self.head["ablation"] == "queries" else set()
         command = f"minidream ablate {self.head['ablation']} --preset {self.head['settings']['preset']}"
-        return command + listed("seeds", {run["seed"] for run in self.runs}) + listed("queries", counts)
+        return command + listed("seeds", {run["seed"] for run in runs}) + listed("queries", counts)
 
     @staticmethod
     def _read(file: Path, head: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,12 +6,16 @@
 | comprehension | captions by exact scene, questions by type, POPE                                  |
 | interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names,   |
 |               | questions by example, a reader's own picture; whether plain language is kept      |
+| trust         | verdicts on its own pictures, best-of-4 by them, explanations (not part of "all") |
+| robustness    | captions and questions under damage, as curves (not part of "all")                |
+| zero_shot     | tasks that it was not trained on (not part of "all")                              |
 
 All of it is drawn from `random.Random("evaluation-...")`, which training never uses. Taught in notebook 09.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from minidream.evaluation.candidate import Candidate
 
 PARTS = ("creation", "comprehension", "interleaved")
+MORE = ("trust", "robustness", "zero_shot")  # each by its own name only
 # What the shipped `mini` weights must reach, by the beginning of a figure's path; the longest that fits counts.
 ASKED: dict[tuple[str, ...], float] = {
     ("creation", "seen"): 0.95,
@@ -41,6 +46,11 @@ ASKED: dict[tuple[str, ...], float] = {
     ("interleaved", "edits"): 0.90,
     ("interleaved", "made_up_names"): 0.80,
     ("interleaved", "perplexity", "kept"): 0.95,
+    ("trust", "captions", "auroc"): 0.90,
+    ("trust", "captions", "errors_removed"): 0.50,
+    ("trust", "stories", "auroc"): 0.90,
+    ("trust", "stories", "errors_removed"): 0.50,
+    ("trust", "explanations", "agreement"): 0.80,
 }
 
 
@@ -58,15 +68,16 @@ def evaluate(
     """Examine the weights in the folder `weights` (the shipped ones if None) on `n` fresh scenes a category.
 
     `weights` is what `minidream train all --out` filled, its folder `minidream`, or any folder of `save_pretrained`.
-    `what` is "creation", "comprehension", "interleaved" or "all". The result is `{"settings", "creation",
-    "comprehension", "interleaved"}`, each figure a `{"mean", "low", "high", "n"}` with its 95 % interval, or None where
-    it could not be measured. Finished sections are kept in the file `partial`, and an evaluation with the same settings
-    goes on after them; the file is removed at the end. `device`: cuda where there is one, if not given.
+    `what` is "creation", "comprehension", "interleaved", "all" for these three, or "trust", "robustness", "zero_shot".
+    The result holds "settings" and a key for each part, each figure a `{"mean", "low", "high", "n"}` with its 95 %
+    interval, or None where it could not be measured. Finished sections are kept in the file `partial`, and an
+    evaluation with the same settings goes on after them; the file is removed at the end. `device`: cuda where there is
+    one, if not given.
 
     Raises `UserError` for an unknown `what`, `n` < 1, weights that are not there, or a `partial` of other settings.
     """
-    if what not in (*PARTS, "all"):
-        raise UserError(f"cannot evaluate {what!r}: choose one of {', '.join(PARTS)} or all")
+    if what not in (*PARTS, *MORE, "all"):
+        raise UserError(f"cannot evaluate {what!r}: choose one of {', '.join((*PARTS, *MORE))} or all")
     if n < 1:
         raise UserError(f"--n {n}: give the number of scenes for each category, at least 1")
     import torch
@@ -108,7 +119,7 @@ def examine(
     for name, found in done["sections"].items():
         part = result.setdefault(name.split("/")[0], {})
         for key, value in found.items():
-            part[key] = part[key] | value if key == "held_out" and key in part else value
+            part[key] = part[key] | value if key in part else value
     if partial is not None:
         partial.unlink(missing_ok=True)
     return result
@@ -118,7 +129,7 @@ def _sections(
     candidate: Candidate, settings: dict[str, Any], clip: Path | None, stable_diffusion: Path | None, llm: Path | None
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """What to examine, in order: names and what measures them, each to be kept when it is finished."""
-    from minidream.evaluation import comprehension, creation, interleaved
+    from minidream.evaluation import comprehension, creation, interleaved, robustness, trust, zero_shot
 
     n, seed = settings["n"], settings["seed"]
     sections: list[tuple[str, Callable[[], dict[str, Any]]]] = [
@@ -141,8 +152,18 @@ def _sections(
         ("interleaved/continued", lambda: interleaved.continued(candidate, n, seed)),
         ("interleaved/few_shot", lambda: interleaved.few_shot(candidate, n, seed)),
         ("interleaved/perplexity", lambda: interleaved.perplexity(candidate, llm, n, seed)),
+        ("trust/captions", lambda: trust.captions(candidate, n, seed)),
+        ("trust/stories", lambda: trust.documents(candidate, n, seed)),
+        ("trust/explanations", lambda: trust.explanations(candidate, n, seed)),
+        *(
+            ("/".join(("robustness", *at)), functools.partial(robustness.robustness, candidate, n, seed, *at))
+            for at in robustness.damages()
+        ),
+        ("zero_shot/story_questions", lambda: zero_shot.story_questions(candidate, n, seed)),
+        ("zero_shot/silent_stories", lambda: zero_shot.silent_stories(candidate, n, seed)),
     ]
-    return [section for section in sections if settings["what"] in ("all", section[0].split("/")[0])]
+    parts = PARTS if settings["what"] == "all" else (settings["what"],)
+    return [section for section in sections if section[0].split("/")[0] in parts]
 
 
 def _begin(partial: Path | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.explanation import Explanation
 from minidream.generation import to_image
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
+from minidream.verification import Verdict
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 
@@ -57,6 +59,12 @@ class Candidate(Protocol):
     def surprise(self, texts: list[Document], given: list[Container[int]], llm: Path | None = None) -> list[Surprise]:
         """How unexpected each text is, but for its given parts, to the candidate's language model; or to the one in the
         folder `llm`."""
+
+    def verify(self, documents: list[Document], given: list[int]) -> list[Verdict]:
+        """What the candidate thinks of the last picture of each document."""
+
+    def explain(self, document: Document, picture: int, instead: list[Image.Image]) -> list[Explanation]:
+        """Why the document's `picture`, rather than each of those."""
 
 
 def dice(seed: int, *names: str) -> random.Random:
@@ -154,6 +162,12 @@ class PipelineCandidate:
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), due, reduction="none").sum(1)  # (B,)
             found += [Surprise(loss, count) for loss, count in zip(losses.tolist(), (due != -100).sum(1).tolist())]
         return found
+
+    def verify(self, documents: list[Document], given: list[int]) -> list[Verdict]:
+        return [verdicts[-1] for verdicts in self.pipe.verify(documents, given)]
+
+    def explain(self, document: Document, picture: int, instead: list[Image.Image]) -> list[Explanation]:
+        return list(self.pipe.explain(document, picture, instead))
 
 
 def digest(module: torch.nn.Module) -> str:

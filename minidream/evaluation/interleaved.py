@@ -8,7 +8,7 @@ pictures. So a fault early in a story stays with it. Taught in notebook 09.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def perplexity(candidate: Candidate, llm: Path | None, n: int, seed: int) -> dic
     rng = dice(seed, "interleaved", "perplexity")
     texts = [sample("text", rng) for _ in range(n)]
     documents = [text.document for text in texts]
-    given = [range(parts) if isinstance(parts := text.prompt_parts, int) else parts for text in texts]
+    said = [text.prompt_parts for text in texts]
+    given: list[Container[int]] = [range(parts) if isinstance(parts, int) else parts for parts in said]
     before, after = (candidate.surprise(documents, given, folder) for folder in (llm, None))
     losses = np.array([(old.loss, new.loss, old.tokens) for old, new in zip(before, after, strict=True)])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minidream.errors import UserError
 from minidream.modeling.loading import load_part
-from minidream.score_distillation import add_noise, draw_noise, dream_loss, predict, true_prediction
+from minidream.score_distillation import add_noise, draw_noise, dream_loss, predict, to_sample, true_prediction
 
 SOLVERS = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 
@@ -159,8 +159,4 @@ class ImageDecoder(nn.Module):
 
     def _foreseen(self, latents: Tensor, prediction: Tensor, timestep: int) -> Tensor:
         """The z_0 that a prediction at z_t implies, for previews."""
-        alpha_squared = self.scheduler.alphas_cumprod[timestep].to(latents)
-        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
-        if self.scheduler.config.prediction_type == "v_prediction":
-            return alpha * latents - sigma * prediction
-        return (latents - sigma * prediction) / alpha.clamp(min=1e-4)
+        return to_sample(prediction, latents, self.scheduler, torch.tensor([timestep], device=latents.device))

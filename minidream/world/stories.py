@@ -213,3 +213,40 @@ KINDS: dict[str, Callable[..., Story]] = {
     "composition": composition,
     "continued": continued,
 }
+
+Fact = tuple[str, str]  # (place of a thing, "color" | "shape" | "size" | "place"), or ("", "background")
+
+
+def sources(told: Story) -> dict[int, dict[Fact, frozenset[int]]]:
+    """What determines each fact of each picture of a `story`, all by their number in `document_plan`: the text that
+    said it last, and every picture since then, for they show it."""
+    found: dict[int, dict[Fact, frozenset[int]]] = {}
+    said: dict[Fact, int] = {}  # the text that said a fact of the scene `before`
+    before: Scene | None = None
+    pictures = [index for index, part in enumerate(told.document_plan) if isinstance(part, Scene)]
+    for index in pictures:
+        scene = told.document_plan[index]
+        assert isinstance(scene, Scene)
+        now: dict[Fact, int] = {("", "background"): index - 1}
+        if before and before.background == scene.background:
+            now["", "background"] = said["", "background"]
+        for thing in scene.things:
+            was = _was(thing, scene, before)
+            for fact in ("place", "color", "shape", "size"):
+                kept = was is not None and getattr(was, fact) == getattr(thing, fact)
+                now[thing.place, fact] = said[was.place, fact] if was and kept else index - 1
+        found[index] = {
+            fact: frozenset([text, *(other for other in pictures if text < other < index)])
+            for fact, text in now.items()
+        }
+        said, before = now, scene
+    return found
+
+
+def _was(thing: Thing, scene: Scene, before: Scene | None) -> Thing | None:
+    """What a thing was before the last change: it keeps its place, or all else. None for a new one."""
+    things = before.things if before else ()
+    here = [other for other in things if other.place == thing.place]
+    left = [other for other in things if other.place in scene.empty_places()]
+    moved = [other for other in left if replace(other, place=thing.place, offset=thing.offset) == thing]
+    return next(iter(here + moved), None)

@@ -1,0 +1,223 @@
+"""When can it be believed? Its verdicts on its own pictures, best-of-n by them, its explanations, held to the truth.
+
+The candidate judges by its own reading alone; only here the exact reader and the story generator judge the judge.
+Taught in notebook 09.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from minidream.documents import Document
+from minidream.evaluation.candidate import Candidate, dice, look
+from minidream.evaluation.creation import trials
+from minidream.evaluation.interleaved import follow, same, stories
+from minidream.evaluation.statistics import Leaf, bootstrap, proportion
+from minidream.explanation import Explanation
+from minidream.verification import Verdict, differences
+from minidream.world.captions import listed_caption
+from minidream.world.corpora import render
+from minidream.world.draw import draw
+from minidream.world.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene
+from minidream.world.stories import QUIET, Fact, Story, sources
+
+OF = 4  # how many pictures best-of-n chooses among
+LOOKED_AT = 0.1  # the share of pictures that a human checks, worst first
+BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+Judged = tuple[Scene, Scene | None, Verdict]  # the truth, what the picture shows, and what the candidate thinks of it
+
+
+def auroc(items: np.ndarray) -> float:
+    """The chance that of a right and a wrong item the right one has the higher score; ties count half. `items` (n, 2):
+    score, right. 0.5 where all are right, or none."""
+    scores, right = items[:, 0], items[:, 1].astype(bool)
+    if right.all() or not right.any():
+        return 0.5
+    wrong = np.sort(scores[~right])
+    below, up_to = (np.searchsorted(wrong, scores[right], side) for side in ("left", "right"))
+    return float((below + up_to).mean() / 2 / len(wrong))
+
+
+def found_by_looking(items: np.ndarray) -> float:
+    """The share of the wrong items among the `LOOKED_AT` with the lowest scores; `items` as `auroc`'s. 0 of none."""
+    wrong = items[np.argsort(items[:, 0], kind="stable"), 1] == 0
+    return float(wrong[: round(LOOKED_AT * len(wrong))].sum() / wrong.sum()) if wrong.any() else 0.0
+
+
+def removed(items: np.ndarray) -> float:
+    """The share of errors that are gone: `items` (n, 2) right before, right after. 0 where there was none."""
+    before, after = (items == 0).sum(0)
+    return float(1 - after / before) if before else 0.0
+
+
+def flag(judged: Sequence[Judged]) -> dict[str, Any]:
+    """How good the verdicts are: `auroc` of the score for "shows exactly what was told"; the same where the exact
+    reader can read the picture (it refuses blurred ones, which the eye forgives); errors `found_by_looking`; how often
+    a score holds (`right_at_score`); and how often a wrong picture's differences are `named` as they are."""
+    items = np.array([(verdict.score, same(truth, shown)) for truth, shown, verdict in judged])
+    readable = items[[shown is not None for _, shown, _ in judged]]
+    named = [
+        verdict.differences == differences(listed_caption(truth), listed_caption(shown))
+        for truth, shown, verdict in judged
+        if shown is not None and not same(truth, shown)
+    ]
+    bins: dict[str, Leaf | None] = {}
+    for low, high in pairwise(BINS):
+        inside = items[(items[:, 0] >= low) & ((items[:, 0] < high) | (high == 1)), 1]
+        bins[f"{low:.1f}-{high:.1f}"] = proportion(inside.tolist()) if len(inside) else None
+    return {
+        "auroc": _bootstrap(items, auroc),
+        "auroc_readable": _bootstrap(readable, auroc),
+        "found_by_looking": _bootstrap(items, found_by_looking),
+        "named": proportion(named) if named else None,
+        "right_at_score": bins,
+    }
+
+
+def _bootstrap(items: np.ndarray, statistic: Any) -> Leaf | None:
+    """None where there is nothing to tell apart."""
+    return bootstrap(items, statistic) if 0 < items[:, 1].sum() < len(items) else None
+
+
+def captions(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """Pictures of `n` prompts a category: `{"captions": flag, first, best_of_4, errors_removed}`; the last three by the
+    category's own constraint, as in `creation`."""
+    asked = trials(n, seed, held_out=False)
+    prompts = [Document([prompt]) for prompt, _ in asked]
+    noise = dice(seed, "trust", "captions", "noise")
+    drawn = [candidate.draw([prompt for prompt, _ in asked], noise.randrange(2**31)) for _ in range(OF)]
+    first, best = choose(candidate, prompts, [1] * len(prompts), drawn)
+    shown = look(drawn[0])
+    judged = [(constraint.scene, scene, verdict) for (_, constraint), scene, verdict in zip(asked, shown, first)]
+    pairs = [
+        (constraint.satisfied(before), constraint.satisfied(after))
+        for (_, constraint), before, after in zip(asked, shown, look(best))
+    ]
+    return {"captions": flag(judged) | _gain(pairs)}
+
+
+def choose(
+    candidate: Candidate, before: list[Document], given: list[int], drawn: list[list[Image.Image]]
+) -> tuple[list[Verdict], list[Image.Image]]:
+    """Of each document's next pictures (one in each list of `drawn`): the verdict on the first, and the one with the
+    best verdict."""
+    documents = [Document([*document, picture]) for some in drawn for document, picture in zip(before, some)]
+    found = candidate.verify(documents, given * len(drawn))
+    verdicts = [found[start :: len(before)] for start in range(len(before))]  # of each document's pictures
+    best = [max(zip(some, judged), key=lambda pair: pair[1].score)[0] for some, judged in zip(zip(*drawn), verdicts)]
+    return [judged[0] for judged in verdicts], best
+
+
+class _Follower:
+    """A candidate that draws what comes next in documents, judges it, and may choose among `OF`."""
+
+    def __init__(self, candidate: Candidate, of: int) -> None:
+        self.candidate, self.of = candidate, of
+        self.verdicts: list[Verdict] = []
+
+    def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
+        noise = random.Random(seed)
+        seeds = [seed, *(noise.randrange(2**31) for _ in range(self.of - 1))]
+        drawn = [self.candidate.draw_next(documents, given, each) for each in seeds]
+        first, best = choose(self.candidate, documents, given, drawn)
+        self.verdicts += first
+        return best
+
+
+def documents(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """Stories, from the candidate's own pictures: `{"stories": flag, first, best_of_4, errors_removed}`; the flag by
+    picture, the last three by whole story, best-of-4 choosing at every picture."""
+    told = stories("story", n, seed)
+    alone, chooser = _Follower(candidate, 1), _Follower(candidate, OF)
+    first, best = (follow(follower, told, seed) for follower in (alone, chooser))  # type: ignore[arg-type]
+    # `follow` draws the first picture of every story, then the second of those that have one ...
+    order = [(turn, i) for turn in range(max(map(len, first))) for i in range(n) if turn < len(first[i])]
+    judged = [(*first[i][turn], verdict) for (turn, i), verdict in zip(order, alone.verdicts, strict=True)]
+    right = [[all(same(*pair) for pair in drawn) for drawn in some] for some in (first, best)]
+    return {"stories": flag(judged) | _gain(list(zip(*right)))}
+
+
+def _gain(pairs: list[tuple[bool, bool]]) -> dict[str, Leaf]:
+    """What choosing brings: the shares right of the first and of the best, and the share of errors that are gone."""
+    first, best = zip(*pairs)
+    return {
+        "first": proportion(first),
+        f"best_of_{OF}": proportion(best),
+        "errors_removed": bootstrap(np.array(pairs, dtype=int), removed),
+    }
+
+
+def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """Do explanations name what the story generator knows to be the reason?
+
+    For every fact of every picture but the first of `n` true stories: why this picture, rather than one in which that
+    fact alone is otherwise? `agreement`: how often the piece with the largest effect is a source of the fact (see
+    `sources`): overall, by fact, for facts that the last sentence `changed`, which have it as their only source, and
+    for those `kept`, which a text said and pictures show: there each source alone can be left out without loss.
+    `gradient`: the same of gradient x input; `chance`: of a piece drawn at random.
+    """
+    rng = dice(seed, "trust", "explanations")
+    names = ("overall", "changed", "kept", "color", "shape", "size", "place", "background")
+    agreed: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in names}  # by effect, gradient, chance
+    for told in stories("story", n, seed):
+        document = render(told.document_plan)
+        for number, (index, facts) in list(enumerate(sources(told).items()))[1:]:
+            scene = told.document_plan[index]
+            assert isinstance(scene, Scene)
+            others = {fact: other for fact in facts if (other := otherwise(scene, fact, rng)) is not None}
+            found = candidate.explain(document, number, [draw(other) for other in others.values()])
+            for fact, explanation in zip(others, found):
+                reasons = _reasons(told, explanation, fact, facts[fact])
+                if all(reasons):
+                    continue  # nothing that could be named wrongly
+                largest = (reasons[int(np.argmax(by))] for by in (explanation.effects, explanation.gradients))
+                item = (*largest, sum(reasons) / len(reasons))
+                for name in ("overall", fact[1], "changed" if facts[fact] == {index - 1} else "kept"):
+                    agreed[name].append(item)  # type: ignore[arg-type]
+    columns = {name: list(zip(*items)) for name, items in agreed.items()}
+    return {
+        "explanations": {
+            "agreement": {name: proportion(some[0]) if some else None for name, some in columns.items()},
+            "gradient": {name: proportion(some[1]) if some else None for name, some in columns.items()},
+            "chance": {name: bootstrap(np.array(some[2])) if some else None for name, some in columns.items()},
+        }
+    }
+
+
+def otherwise(scene: Scene, fact: Fact, rng: random.Random) -> Scene | None:
+    """The scene with one fact changed; None for the place of a thing where all places are taken."""
+    place, what = fact
+    if what == "background":
+        return replace(scene, background=rng.choice([other for other in BACKGROUNDS if other != scene.background]))
+    values = {"color": list(COLORS), "shape": list(SHAPES), "size": list(SIZES), "place": scene.empty_places()}[what]
+    (thing,) = (thing for thing in scene.things if thing.place == place)
+    values = [value for value in values if value != getattr(thing, what)]
+    if not values:
+        return None
+    changed = replace(thing, **{what: rng.choice(values)})  # type: ignore[arg-type]
+    return replace(scene, things=(*(other for other in scene.things if other != thing), changed))
+
+
+def _reasons(told: Story, explanation: Explanation, fact: Fact, parts: frozenset[int]) -> list[bool]:
+    """Which pieces of an explanation are a fact's sources. Of a text's sentences, the quiet ones are none; and where
+    the background has a sentence to itself, that is its source, and the other is the things'."""
+    reasons = []
+    for piece, part in zip(explanation.pieces, explanation.parts):
+        reason = part in parts
+        if reason and isinstance(piece, str):
+            siblings = [p for p, at in zip(explanation.pieces, explanation.parts) if at == part and not _quiet(p)]
+            shared = len(siblings) == 1 or ("background" in piece.lower()) == (fact[1] == "background")
+            reason = not _quiet(piece) and shared
+        reasons.append(reason)
+    return reasons
+
+
+def _quiet(piece: Any) -> bool:
+    return isinstance(piece, str) and piece.strip() in QUIET

@@ -1,0 +1,183 @@
+"""Can I believe this picture? The model reads again what stands in a document and compares it with the text.
+
+    told    what the text asks of a picture, in the model's words: it goes on with the document as words alone, in
+            which earlier pictures are told in brackets, as in its training
+    read    its caption of the picture
+    score   the probability that it says `told`, and nothing else, of the picture
+
+All of it is the model's own reading, which errs; how far it can be trusted is measured in `evaluation/trust.py`.
+Of several scores (whether the two captions are equal, the share of equal facts, the least likely word, the ratio of
+both captions' likelihoods, answers to questions, the UNet's denoising error) this one found errors best, or as well as
+any, on 226 pictures drawn by the shipped weights. Taught in notebook 09.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from minidream.documents import PICTURE, Document
+from minidream.errors import UserError
+from minidream.generation import End, TextPiece
+
+if TYPE_CHECKING:
+    from minidream.pipeline import MiniDreamPipeline
+
+BATCH = 64  # documents read at once
+MOST_TOKENS = 64  # of what is told; four things take about 45
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The model's opinion of one picture: part `part` of document `document`, or of the only one (0).
+
+    `score`: 0 (it reads something else) to 1. `differences`: pairs (told, read) of the words in which the two captions
+    differ, "" where one has none; empty for a low score means that it reads what was told, but is not sure.
+    """
+
+    document: int
+    part: int
+    score: float
+    told: str
+    read: str
+
+    @property
+    def differences(self) -> tuple[tuple[str, str], ...]:
+        return differences(self.told, self.read)
+
+    def __str__(self) -> str:
+        words = (f"told {told or 'nothing'!r}, reads {read or 'nothing'!r}" for told, read in self.differences)
+        where = f"document {self.document}, part {self.part}"
+        return f"{where}: {self.score:.2f}  {'; '.join(words) or 'reads what was told'}"
+
+
+def differences(told: str, read: str) -> tuple[tuple[str, str], ...]:
+    """The runs of words in which two texts differ, as pairs."""
+    first, second = (re.findall(r"[\w'-]+", text.lower()) for text in (told, read))
+    changes = SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
+    return tuple((" ".join(first[a:b]), " ".join(second[c:d])) for tag, a, b, c, d in changes if tag != "equal")
+
+
+def verify(pipe: MiniDreamPipeline, documents: Sequence[Document], given: Sequence[int]) -> list[list[Verdict]]:
+    """A verdict on each picture of each document, in order; `MiniDreamPipeline.verify` says on which.
+
+    A picture is compared with the words before it, and with what they asked of earlier pictures, not with what those
+    show: a fault is not excused by an earlier one.
+    """
+    _check(documents)
+    asked = [_judged(document, start) for document, start in zip(documents, given, strict=True)]
+    places = [(index, part) for index, parts in enumerate(asked) for part in parts]
+    told = _told(pipe, documents, asked)
+    pictures = [documents[index][part] for index, part in places]
+    read = pipe.caption(pictures) if pictures else []
+    scores = _probabilities(pipe, pictures, [told[place] for place in places])
+    verdicts: list[list[Verdict]] = [[] for _ in documents]
+    for (index, part), words, score in zip(places, read, scores):
+        verdicts[index].append(Verdict(index, part, score, told[index, part], words))
+    return verdicts
+
+
+def worst_first(verdicts: Iterable[Iterable[Verdict]]) -> list[Verdict]:
+    """All verdicts in the order in which a human should look at their pictures."""
+    return sorted((verdict for some in verdicts for verdict in some), key=lambda verdict: verdict.score)
+
+
+def _check(documents: Sequence[Document]) -> None:
+    """Raise `UserError` for a picture whose file turns out to be damaged: Pillow opens it without reading it."""
+    for index, document in enumerate(documents):
+        for part, picture in enumerate(document):
+            if isinstance(picture, Image.Image):
+                try:
+                    picture.load()
+                except (OSError, SyntaxError, ValueError) as error:
+                    where = f"part {part} of document {index}"
+                    raise UserError(f"{where}, a picture, cannot be read ({error}): save it again as PNG") from None
+
+
+def _judged(document: Document, given: int) -> list[int]:
+    """The parts that are pictures to be verified: not the reader's, and with words somewhere before them."""
+    words = next((part for part, what in enumerate(document) if isinstance(what, str) and what.strip()), len(document))
+    first = max(given, words)
+    return [part for part, what in enumerate(document) if part >= first and isinstance(what, Image.Image)]
+
+
+def _told(
+    pipe: MiniDreamPipeline, documents: Sequence[Document], asked: Sequence[Sequence[int]]
+) -> dict[tuple[int, int], str]:
+    """What the text asks of each picture in `asked`, by (document, part): first of each document's first, then, with
+    that in its place, of the second, and so on."""
+    believed = [
+        (index, part)
+        for index, document in enumerate(documents)
+        for part, what in enumerate(document)
+        if isinstance(what, Image.Image) and part not in asked[index] and any(part < other for other in asked[index])
+    ]
+    seen = [documents[index][part] for index, part in believed]
+    words = dict(zip(believed, pipe.caption(seen) if seen else []))
+    for turn in range(max(map(len, asked), default=0)):
+        places = [(index, parts[turn]) for index, parts in enumerate(asked) if turn < len(parts)]
+        prompts = [_in_words(documents[index][:part], index, words) for index, part in places]
+        words.update(zip(places, _until_bracket(pipe, prompts)))
+    return {(index, part): words[index, part] for index, parts in enumerate(asked) for part in parts}
+
+
+def _in_words(document: Document, index: int, words: dict[tuple[int, int], str]) -> Document:
+    """A document as words alone, each picture told in brackets, and a bracket open for the next (see `corpora`)."""
+    told = [part.strip() if isinstance(part, str) else f"({words[index, at]})" for at, part in enumerate(document)]
+    return Document([" " * (at > 0) + text for at, text in enumerate([*filter(None, told), "("])])
+
+
+def _until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list[str]:
+    """What the model writes after each prompt before it closes the bracket. Equal prompts are gone on from once."""
+    different = {prompt.text: prompt for prompt in prompts}
+    said = dict.fromkeys(different, "")
+    for start in range(0, len(different), BATCH):
+        names = list(different)[start : start + BATCH]
+        still = set(names)
+        for event in pipe.stream([different[name] for name in names], max_pictures=0, max_tokens=MOST_TOKENS):
+            name = names[event.document]
+            if isinstance(event, TextPiece):
+                said[name] += event.text
+            elif isinstance(event, End) and event.reason == "interrupted":
+                raise KeyboardInterrupt
+            if isinstance(event, End) or ")" in said[name]:
+                still.discard(name)
+            if not still:
+                break
+    return [said[prompt.text].split(")")[0].strip() for prompt in prompts]
+
+
+@torch.no_grad()
+def _probabilities(pipe: MiniDreamPipeline, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    """How likely the model says each text, and then ends, of its picture."""
+    found: list[float] = []
+    for start in range(0, len(pictures), BATCH):
+        some = [Document(pair) for pair in zip(pictures[start : start + BATCH], texts[start : start + BATCH])]
+        batch = pipe.processor(some, "image_to_text", prompt_parts=[1] * len(some)).to(pipe.model.device)
+        out = pipe.model(**batch.model_inputs(), image_features=pipe.model.encode_pictures(batch.pictures[batch.seen]))
+        targets = batch.labels[:, 1:]  # (B, L - 1)
+        likely = out.logits[:, :-1].double().log_softmax(-1)  # (B, L - 1, V); double, for products of many
+        likely = likely.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        said = targets != -100
+        # A text that does not fit into the context is not there, and nothing would be certain: it counts as not said.
+        found += ((likely * said).sum(1).exp() * said.any(1)).tolist()
+    return found
+
+
+def best_of(
+    pipe: MiniDreamPipeline, prompts: Sequence[Document], drawn: Sequence[Sequence[Image.Image]]
+) -> list[Image.Image]:
+    """Of each prompt's pictures in `drawn` the one that the model itself finds to fit best; the first of equals."""
+    if any(not prompt.text.replace(PICTURE, "").strip() for prompt in prompts):
+        raise UserError("there are no words that a picture could fit: say what it is to show")
+    candidates = [(prompt, picture) for prompt, some in zip(prompts, drawn, strict=True) for picture in some]
+    documents = [Document([*prompt, picture]) for prompt, picture in candidates]
+    verdicts = verify(pipe, documents, [len(prompt) for prompt, _ in candidates])
+    scores = iter(found[0].score for found in verdicts)
+    return [max(zip(some, scores), key=lambda pair: pair[1])[0] for some in drawn]

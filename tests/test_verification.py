@@ -1,0 +1,152 @@
+"""The model's opinion of its own pictures: what it compares, how sure it is, and what is chosen by it."""
+
+import pytest
+import torch
+from PIL import Image
+from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokenizer
+
+from minidream import verification
+from minidream.documents import Document
+from minidream.errors import UserError
+from minidream.generation import End, TextPiece, to_image
+from minidream.pipeline import MiniDreamPipeline
+from minidream.processing import MiniDreamProcessor
+from minidream.verification import Verdict, differences
+
+A, B, C = (to_image(pixels) for pixels in tiny_pictures(3))
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    processor = MiniDreamProcessor(tiny_tokenizer(), QUERIES, PATCHES, SIDE, max_length=300)
+    return MiniDreamPipeline(tiny_model(processor), processor)
+
+
+@pytest.fixture
+def scripted(pipe, monkeypatch):
+    """The pipeline, but what it says is written down here; `.prompts` are those it was to go on from."""
+    prompts = []
+
+    def stream(documents, **options):
+        assert options == {"max_pictures": 0, "max_tokens": 64}
+        for index, document in enumerate(documents):
+            prompts.append(document.text)
+            yield TextPiece(index, f" asked {document.text.count('(')}")
+            yield TextPiece(index, "). And so on")
+            yield TextPiece(index, " for ever")
+        yield from (End(index, "eos") for index in range(len(documents)))
+
+    monkeypatch.setattr(pipe, "stream", stream)
+    monkeypatch.setattr(pipe, "caption", lambda pictures: [f"seen {'ABC'[[A, B, C].index(p)]}" for p in pictures])
+    monkeypatch.setattr(pipe, "prompts", prompts, raising=False)
+    return pipe
+
+
+def test_differences_are_runs_of_words():
+    assert differences("Top left: large red circle.", "top left: large red circle") == ()
+    assert differences("A large red circle.", "A small blue circle.") == (("large red", "small blue"),)
+    told = "Top left: red circle; top right: blue star. Background: grey."
+    assert differences(told, "Top left: red circle. Background: grey.") == (("top right blue star", ""),)
+    assert differences("", "mud") == (("", "mud"),)
+
+
+def test_a_picture_is_compared_with_what_was_asked_and_not_with_what_earlier_ones_show(scripted):
+    verdicts = scripted.verify(Document(["A star.", A, " It grows. ", B, C, "The end."]))
+    assert scripted.prompts == ["A star. (", "A star. (asked 1) It grows. (", "A star. (asked 1) It grows. (asked 2) ("]
+    found = [(verdict.document, verdict.part, verdict.told, verdict.read) for verdict in verdicts]
+    assert found == [(0, 1, "asked 1", "seen A"), (0, 3, "asked 2", "seen B"), (0, 4, "asked 3", "seen C")]
+    assert all(0 <= verdict.score <= 1 for verdict in verdicts)
+    assert "document 0, part 1" in str(verdicts[0]) and "told 'asked 1', reads 'seen a'" in str(verdicts[0])
+
+
+def test_the_readers_pictures_are_believed(scripted):
+    edit, name = Document([A, "Paint it.", B]), Document(["This is a dax:", A, "Draw a dax.", B])
+    first, second = scripted.verify([edit, name], given=[0, 3])  # a picture before all words is the reader's anyway
+    assert scripted.prompts == ["(seen A) Paint it. (", "This is a dax: (seen A) Draw a dax. ("]
+    assert [(v.document, v.part) for v in first + second] == [(0, 2), (1, 3)]
+    assert scripted.verify([Document([A, B]), Document(["Words."]), Document()]) == [[], [], []]
+    with pytest.raises(UserError, match="given names 2 numbers for 1"):
+        scripted.verify([edit], given=[1, 2])
+
+
+def test_the_score_is_the_probability_of_the_words_and_their_end(pipe):
+    """By hand: exp of minus the summed cross-entropy that the model's own loss averages."""
+    texts = ["a small red circle", "a star. a blue star above it."]
+    found = verification._probabilities(pipe, [A, B], texts)
+    for picture, text, score in zip((A, B), texts, found):
+        batch = pipe.processor([Document([picture, text])], "image_to_text", prompt_parts=[1])
+        with torch.no_grad():
+            out = pipe.model(**batch.model_inputs(), image_features=pipe.model.encode_pictures(batch.pictures))
+        tokens = len(pipe.processor.encode(text)) + 1
+        assert score == pytest.approx(float((-tokens * out.language_loss).exp()), rel=1e-3)
+    swapped = verification._probabilities(pipe, [B, A], texts)
+    assert max(abs(a - b) / a for a, b in zip(found, swapped)) > 1e-3  # it looks
+    assert verification._probabilities(pipe, [A], ["a star. " * 200]) == [0.0]
+
+
+def test_a_batch_is_judged_as_one_by_one(pipe, monkeypatch):
+    documents = [Document(["a red circle.", A, "it lands.", B]), Document([C]), Document(["a star", C])]
+    monkeypatch.setattr(verification, "BATCH", 2)
+    for each, alone in zip(pipe.verify(documents), map(pipe.verify, documents), strict=True):
+        assert [v.told for v in each] == [v.told for v in alone]
+        assert [v.score for v in each] == pytest.approx([v.score for v in alone], rel=1e-3)
+
+
+def test_a_review_begins_with_the_worst(pipe, monkeypatch):
+    verdicts = [[Verdict(0, 1, 0.9, "", ""), Verdict(0, 3, 0.2, "", "")], [], [Verdict(2, 1, 0.5, "", "")]]
+    monkeypatch.setattr(pipe, "verify", lambda documents, given: verdicts)
+    assert [verdict.score for verdict in pipe.review([Document()] * 3)] == [0.2, 0.5, 0.9]
+
+
+def test_best_of_one_is_what_is_drawn_and_of_several_the_one_with_the_best_verdict(pipe, monkeypatch):
+    (drawn,) = pipe.draw(["a star"], steps=2, seed=5)
+    assert pipe.best_of("a star", n=1, steps=2, seed=5).tobytes() == drawn.tobytes()
+    scores = iter([0.1, 0.7, 0.3, 0.2, 0.2, 0.1])
+    judged = []
+
+    def verify(_, documents, given):
+        judged.extend(documents)
+        assert given == [1, 1, 1, 2, 2, 2]
+        return [[Verdict(0, 0, next(scores), "", "")] for _ in documents]
+
+    monkeypatch.setattr(verification, "verify", verify)
+    best = pipe.best_of(["a star", Document([A, "now blue"])], n=3, steps=2, seed=5)
+    pictures = [document[-1].tobytes() for document in judged]
+    assert pictures[0] == drawn.tobytes() and len(set(pictures)) == 6
+    assert [picture.tobytes() for picture in best] == [pictures[1], pictures[3]]
+
+
+@pytest.mark.parametrize(
+    ("call", "cause"),
+    [
+        (lambda pipe: pipe.best_of("a star", n=0), "n must be at least 1, not 0"),
+        (lambda pipe: pipe.best_of(A), "no words"),
+        (lambda pipe: pipe.best_of("a star", taste=1), "unknown option 'taste'"),
+        (lambda pipe: pipe.verify(Document(["a star " * 300, A])), "does not fit"),
+    ],
+)
+def test_what_it_refuses_in_one_line(pipe, call, cause):
+    with pytest.raises(UserError, match=cause) as raised:
+        call(pipe)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_picture_is_named(pipe, tmp_path):
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    half = Image.open(tmp_path / "half.png")  # Pillow does not read the pixels yet
+    with pytest.raises(UserError, match="part 1 of document 1, a picture, cannot be read") as raised:
+        pipe.verify([Document(["a star", A]), Document(["a star", half])])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_interruption_is_no_opinion(pipe, monkeypatch):
+    monkeypatch.setattr(pipe, "stream", lambda documents, **options: iter([End(0, "interrupted")]))
+    with pytest.raises(KeyboardInterrupt):
+        pipe.verify(Document(["a star", A]))
+
+
+def test_what_is_asked_of_equal_prompts_is_told_once(scripted):
+    found = scripted.verify([Document(["A star.", picture]) for picture in (A, B, C)])
+    assert scripted.prompts == ["A star. ("]
+    assert [(some[0].told, some[0].read) for some in found] == [("asked 1", f"seen {name}") for name in "ABC"]
