@@ -143,7 +143,14 @@ class InterleavedGenerator:
             raise UserError(
                 f"max_pictures {options.max_pictures}: the context holds at most {most} pictures, ask for fewer"
             )
-        self.prompt = processor(documents, prompt_parts=prompt_parts, padding_side="left", generation_prompt=True)
+        given: Sequence[Container[int]] = prompt_parts or [range(len(document)) for document in documents]
+        read = [processor.latest(document, parts) for document, parts in zip(documents, given, strict=True)]
+        self.prompt = processor(
+            [document for document, _ in read],
+            prompt_parts=[parts for _, parts in read],
+            padding_side="left",
+            generation_prompt=True,
+        )
         lengths = self.prompt.attention_mask.sum(-1).tolist()
         count = len(documents)
         sources = zip(lengths, options.generators(count), options.generators(count))

@@ -137,6 +137,27 @@ class MiniDreamProcessor:
         dreamed = sum(not isinstance(part, str) and i not in prompt_parts for i, part in enumerate(document))
         return 1 + text + len(document.pictures) * self.image_block_length + dreamed * self.dream_block_length
 
+    def latest(self, document: Document, given: Container[int]) -> tuple[Document, Container[int]]:
+        """A prompt that the context has no room for, without its leading parts, and what of the rest is given.
+
+        So many whole parts are left out that what goes on has room for a picture; the last one stays. A
+        `ContextWarning` says so.
+        """
+        if self.length(document, given) < self.max_length:
+            return document, given
+        for first in range(1, len(document)):
+            rest = document[first:]
+            kept = frozenset(index - first for index in range(first, len(document)) if index in given)
+            if first + 1 == len(document) or self.length(rest, kept) <= self.max_length - self.picture_length:
+                left_out = "part is" if first == 1 else f"{first} parts are"
+                warnings.warn(
+                    f"the prompt is longer than the context of {self.max_length} tokens: its first {left_out} not read",
+                    ContextWarning,
+                    stacklevel=2,
+                )
+                return rest, kept
+        return document, given
+
     @property
     def dream_block_length(self) -> int:
         return self.num_dream_queries + 2
@@ -182,8 +203,7 @@ class MiniDreamProcessor:
 
         In mode "interleaved", a given part after one that is not is the next turn of a conversation: what is learned in
         its place is to end the reply, with </s>. A document longer than `max_length` loses whole parts at its end (and
-        </s>, for it does not end there). A generation prompt loses them at its beginning, until what goes on has room
-        for a picture, and a `ContextWarning` says so.
+        </s>, for it does not end there); as a generation prompt it is refused, see `latest`.
 
         Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture.
         """
@@ -194,10 +214,6 @@ class MiniDreamProcessor:
         if generation_prompt:
             add_eos, prompt_parts = False, prompt_parts or [len(document) for document in documents]
         given = [range(parts) if isinstance(parts, int) else parts for parts in prompt_parts or [0] * len(documents)]
-        if generation_prompt:
-            least = self.dream_block_length if mode == "text_to_image" else 1  # as in `_write`
-            fitting = [self._latest(document, parts, least) for document, parts in zip(documents, given, strict=True)]
-            documents, given = [document for document, _ in fitting], [parts for _, parts in fitting]
         rows = [
             self._write(document, mode, parts, add_eos, generation_prompt)
             for document, parts in zip(documents, given, strict=True)
@@ -230,25 +246,6 @@ class MiniDreamProcessor:
         row.add([self.im_start])
         row.add([self.im_patch] * self.num_patches, patches=True)
         row.add([self.im_end])
-
-    def _latest(self, document: Document, given: Container[int], least: int) -> tuple[Document, Container[int]]:
-        """A prompt without the leading parts that the context has no room for, and what of the rest is given."""
-        if self.length(document, given) <= self.max_length - least:
-            return document, given
-        first, room = 0, self.max_length - max(least, self.picture_length)
-        rest, kept = document, given
-        while len(rest) > 1 and self.length(rest, kept) > room:
-            first += 1
-            rest = document[first:]
-            kept = frozenset(index - first for index in range(first, len(document)) if index in given)
-        if first:
-            warnings.warn(
-                f"the prompt is longer than the context of {self.max_length} tokens: its first "
-                f"{'part is' if first == 1 else f'{first} parts are'} not read",
-                ContextWarning,
-                stacklevel=3,
-            )
-        return rest, kept
 
     def _write(
         self, document: Document, mode: str, prompt_parts: Container[int], add_eos: bool, prompt: bool

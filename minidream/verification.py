@@ -130,7 +130,7 @@ def _told(
 def _in_words(document: Document, index: int, words: dict[tuple[int, int], str]) -> Document:
     """A document as words alone, each picture told in brackets, and a bracket open for the next (see `corpora`)."""
     told = [part.strip() if isinstance(part, str) else f"({words[index, at]})" for at, part in enumerate(document)]
-    return Document([" " * (at > 0) + text for at, text in enumerate([*filter(None, told), "("])])
+    return Document(" ".join([*filter(None, told), "("]))  # one part: all of it is read, or it is refused
 
 
 def _until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list[str]:

@@ -127,30 +127,29 @@ def test_generation_prompts_are_given_whole():
     assert (batch.labels == -100).all() and len(batch.dreamed) == 0
     drawn = processor([document], "text_to_image", generation_prompt=True)
     assert shown(processor, drawn.input_ids[0]) == f"<s>one{IMAGE_BLOCK}two{DREAM_BLOCK}"
+    with pytest.raises(UserError, match="prompt does not fit"):
+        make(max_length=batch.input_ids.shape[1])([document], generation_prompt=True)
     assert make(max_length=batch.input_ids.shape[1] + 1)([document], generation_prompt=True)
 
 
 def test_a_long_prompt_loses_whole_parts_at_its_beginning_and_says_so():
     first, second, third = (f"this is sentence number {number}." for number in (1, 2, 3))
     document = Document([first, RED, second, GREEN, third])
-    whole = f"<s>{first}{IMAGE_BLOCK}{second}{IMAGE_BLOCK}{third}"
     lengths = [make().length(document[start:], range(5)) for start in range(5)]
     room = make().picture_length  # for a picture after it
     for left_out in (1, 2, 3, 4):
         processor = make(max_length=lengths[left_out] + room)
         lost = "part is" if left_out == 1 else f"{left_out} parts are"
         with pytest.warns(ContextWarning, match=f"{processor.max_length} tokens: its first {lost} not read"):
-            batch = processor([document], generation_prompt=True)
-        alone = make()([document[left_out:]], generation_prompt=True)
-        assert torch.equal(batch.input_ids, alone.input_ids)
-        assert whole.endswith(shown(processor, batch.input_ids[0]).removeprefix("<s>"))
-        assert len(batch.pictures) == len(document[left_out:].pictures)
-    processor = make(max_length=lengths[2] + room)
+            rest, given = processor.latest(document, range(5))
+        assert rest == document[left_out:] and given == set(range(5 - left_out))
     with pytest.warns(ContextWarning, match="first 3 parts are not"):  # what the model drew itself stands in two blocks
-        batch = processor([document], prompt_parts=[{0, 1, 2, 4}], generation_prompt=True)
-    assert shown(processor, batch.input_ids[0]) == f"<s>{DREAM_BLOCK}{IMAGE_BLOCK}{third}"
-    with pytest.warns(ContextWarning), pytest.raises(UserError, match="prompt does not fit"):
-        make(max_length=lengths[4])([document], generation_prompt=True)
+        rest, given = make(max_length=lengths[2] + room).latest(document, {0, 1, 2, 4})
+    assert rest == document[3:] and given == {1}
+    batch = make()([rest], prompt_parts=[given], generation_prompt=True)
+    assert shown(make(), batch.input_ids[0]) == f"<s>{DREAM_BLOCK}{IMAGE_BLOCK}{third}"
+    assert make(max_length=lengths[0] + 1).latest(document, {0, 1, 2, 3, 4})[0] == document  # it fits
+    assert make(max_length=10).latest(document[4:], {0}) == (document[4:], {0})  # there is nothing to leave out
 
 
 def test_text_of_any_script_is_read_and_half_a_letter_is_refused():
