@@ -16,12 +16,15 @@ from minidream.visualization.score_distillation import Plot, arrow_field, bars, 
 CENTRES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
 
 
-def test_arrows_keep_their_direction_and_long_ones_are_cut():
+def test_arrows_of_all_panels_are_drawn_to_one_scale():
     places = torch.tensor([[0.0, 0.0], [0.5, 0.5]])
-    figure = arrow_field(places, {"a": torch.tensor([[0.3, -0.4], [30.0, 40.0]])}, {"a": CENTRES}, alt="two arrows")
-    (quiver,) = [each for each in figure.axes[0].get_children() if isinstance(each, Quiver)]
-    np.testing.assert_allclose(np.stack([quiver.U, quiver.V]).T, [[0.3, -0.4], [0.6, 0.8]], atol=1e-6)
-    assert figure.axes[0].get_title() == "a" and figure.get_label() == "two arrows"
+    fields = {"a": torch.tensor([[0.3, -0.4], [30.0, 40.0]]), "b": torch.tensor([[0.0, 1.0], [2.0, 0.0]])}
+    figure = arrow_field(places, fields, dict.fromkeys(fields, CENTRES), reach=3, alt="arrows")
+    quivers = [each for axes in figure.axes for each in axes.get_children() if isinstance(each, Quiver)]
+    for quiver, field in zip(quivers, fields.values(), strict=True):
+        np.testing.assert_allclose(np.stack([quiver.U, quiver.V]).T, field)
+        assert quiver.scale == pytest.approx(50)  # the longest arrow, of 50, is 1 long: a third of the reach
+    assert figure.axes[0].get_title() == "a" and figure.get_label() == "arrows"
 
 
 def test_clouds_show_every_point_and_the_path_that_leads_to_it():
@@ -48,7 +51,12 @@ def test_marked_bars_are_orange_and_the_first_is_on_top():
     first, second = figure.axes[0].patches
     assert mcolors.to_hex(first.get_facecolor()) == PALETTE["diffusion"] and first.get_hatch() is None
     assert second.get_hatch() == "///" and first.get_width() == 0.5
-    assert figure.axes[0].yaxis_inverted()
+    assert figure.axes[0].yaxis_inverted() and not figure.axes[0].lines
+
+
+def test_a_stroke_marks_what_a_value_was_before():
+    figure = bars({"star": 0.5, "ring": 0.1}, "cosine", before={"ring": 0.3, "star": 0.2}, alt="bars")
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[0.2, 0.2], [0.3, 0.3]]
 
 
 @pytest.mark.parametrize(

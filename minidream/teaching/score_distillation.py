@@ -1,13 +1,13 @@
-"""Notebook 04: a teacher that knows everything, what the reader says of a batch, and the exercises."""
+"""Notebook 04: a teacher that knows everything, what the reader says of a batch, two patients, and the exercises."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
@@ -15,9 +15,11 @@ from minidream.evaluation.candidate import look
 from minidream.evaluation.interleaved import same
 from minidream.generation import to_image
 from minidream.modeling.loading import load_part
-from minidream.score_distillation import prediction_type, schedule
+from minidream.score_distillation import add_noise, dream_loss, predict, prediction_type, schedule, true_prediction
 from minidream.teaching import Exercise, Mistake
+from minidream.visualization import film_strip
 from minidream.weights import find_weights
+from minidream.world.draw import draw_batch
 from minidream.world.scene import BACKGROUNDS, PLACES, Scene, Thing
 
 
@@ -43,6 +45,18 @@ class Mixture:
             return SimpleNamespace(sample=noise)
         return SimpleNamespace(sample=alpha * noise - sigma * clean)
 
+    def sample(self, shares: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Points (count, n) of the mixture, `shares` (K,) of them in the K blobs."""
+        blobs = self.centres[torch.multinomial(shares, count, True, generator=generator)]
+        return blobs + self.spread * torch.randn(blobs.shape, generator=generator)
+
+
+def landing(points: Tensor, centres: Tensor) -> str:
+    """Where points (M, 2) have come to lie: how many nearest to each of `centres` (K, 2), and how near, in words."""
+    away, nearest = torch.cdist(points, centres).min(1)
+    parts = [f"{100 * (nearest == blob).float().mean():.1f} %" for blob in range(len(centres))]
+    return f"{', '.join(parts):22} mean distance to the nearest cross {away.mean():.2f}"
+
 
 class Counter:
     """Counts the calls of a UNet and the backward passes through it; else it is that UNet."""
@@ -58,18 +72,20 @@ class Counter:
             out.sample.register_hook(self._count)
         return out
 
-    def cost(self, step: Callable[[], Any], times: int = 3) -> tuple[int, int, float]:
-        """Forward and backward passes of one `step`, and its CPU seconds: the least of some tries."""
-        spent = []
-        for _ in range(times):
-            before, start = (self.forward, self.backward), time.process_time()
-            step()
-            spent.append(time.process_time() - start)
-        return self.forward - before[0], self.backward - before[1], min(spent)
+    def passes(self, step: Callable[[], Any]) -> tuple[int, int]:
+        """Forward and backward passes that one `step` takes."""
+        before = self.forward, self.backward
+        step()
+        return self.forward - before[0], self.backward - before[1]
 
     def _count(self, gradient: Tensor) -> Tensor:
         self.backward += 1
         return gradient
+
+
+def as_tensor(scenes: Sequence[Scene]) -> Tensor:
+    """The scenes as the world draws them, uint8 (M, 3, 64, 64)."""
+    return torch.from_numpy(draw_batch(scenes)).permute(0, 3, 1, 2)
 
 
 def verdicts(pictures: Tensor, scenes: Sequence[Scene | None]) -> list[bool]:
@@ -98,13 +114,7 @@ def star(place: str, background: str) -> Scene:
 def circles() -> tuple[list[Scene], list[str], list[bool]]:
     """The little world of the live training: 15 scenes, a large circle of 5 colours on 3 backgrounds, their captions,
     and which three are held back. Each of their colours and backgrounds is shown in other scenes."""
-    colors = (
-        "cyan",
-        "orange",
-        "green",
-        "red",
-        "blue",
-    )  # a yellow circle is held out from all of the project's training
+    colors = ("cyan", "orange", "green", "red", "blue")  # a yellow circle is held out from all of our training
     scenes = [
         Scene(ground, (Thing("top left", color, "circle", "large"),)) for color in colors for ground in BACKGROUNDS
     ]
@@ -118,6 +128,14 @@ def draw(painter: Any, condition: Tensor, null: Tensor | None = None, guidance: 
     """Pictures uint8 (M, 3, H, W) under conditions (M, Q, D) in ten steps, the i-th from the noise of seed i."""
     generators = [torch.Generator().manual_seed(index) for index in range(len(condition))]
     return painter.decode(painter.sample(condition, null, guidance=guidance, steps=10, generators=generators))
+
+
+def strip_at(painter: Any, moments: Sequence[Tensor], truth: Sequence[Scene | None], step: int) -> Figure:
+    """Four runs of SDS at one step: `moments` are their latents (M, C, h, w), one a step; with verdicts."""
+    pictures = painter.decode(moments[step][:4])
+    verdict = verdicts(pictures, truth[:4])
+    said = [f"run {run}, step {step}" for run in range(1, 5)]
+    return film_strip(list(pictures), said, verdict, alt=f"step {step}: {sum(verdict)} of 4 right")
 
 
 @torch.no_grad()
@@ -139,6 +157,36 @@ def middles(pictures: Tensor) -> Tensor:
     x, y = (weight.sum(1) * axis).sum(1) / mass, (weight.sum(2) * axis).sum(1) / mass  # (M,) each
     half = weight.shape[1] / 2
     return torch.stack([x % half - half / 2, half / 2 - y % half], dim=1)
+
+
+def patient_one(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """`add_noise` with the clinic's first bug: alpha_bar where its root belongs. (M, C, h, w)."""
+    alpha, sigma = schedule(scheduler, timesteps, latents.ndim)
+    return alpha**2 * latents + sigma**2 * noise
+
+
+@torch.no_grad()
+def examine(
+    unet: Any, scheduler: Any, latents: Tensor, condition: Tensor, steps: Iterable[int]
+) -> dict[str, list[float]]:
+    """The UNet's squared error at each timestep, where `add_noise` makes z_t ("healthy") and where the first patient
+    does; one noise for all."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    found: dict[str, list[float]] = {"healthy": [], "patient": []}
+    for step in steps:
+        t = torch.full((len(latents),), step)
+        truth = true_prediction(scheduler, latents, noise, t)
+        for name, noising in {"healthy": add_noise, "patient": patient_one}.items():
+            answer = predict(unet, noising(scheduler, latents, noise, t), t, condition)
+            found[name].append((answer - truth).square().mean().item())
+    return found
+
+
+def patient_two(unet: Any, scheduler: Any, latents: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    """The dream loss with the clinic's second bug: the condition is detached "to save memory". A second loss, as that
+    of the words in DreamLLM, keeps `backward` from complaining."""
+    blind = dream_loss(unet, scheduler, latents, condition.detach(), generator=generator)
+    return blind + 1e-3 * condition.square().mean()
 
 
 def _tried(answer: Callable[..., float], *values: tuple[float, ...]) -> list[float]:
@@ -206,46 +254,6 @@ KL = Exercise(
             lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) / (1 - now),
             lambda answer: _tried(answer, *_NOISES) == [3.0, 0.46875],
             "upside down: an error of v is the *larger* one, so its weight is the smaller one",
-        ),
-    ),
-)
-
-_METHODS = frozenset({"SDS", "textual inversion", "dream loss", "CLIP alignment"})
-
-BACKWARD = Exercise(
-    "back through the painter",
-    reference={"textual inversion", "dream loss"},
-    right=lambda answer: set(answer) == {"textual inversion", "dream loss"},
-    mistakes=(
-        Mistake(
-            {"SDS", "sampling"},
-            lambda answer: not _METHODS.issuperset(answer),
-            'choose among "SDS", "textual inversion", "dream loss" and "CLIP alignment"',
-        ),
-        Mistake(
-            set(),
-            lambda answer: not answer,
-            "frozen means that the painter's weights get no gradient; it can still hand one on",
-        ),
-        Mistake(
-            {"SDS", "textual inversion", "dream loss"},
-            lambda answer: "SDS" in answer,
-            "SDS asks the painter and takes its answer as the gradient of the picture: nothing goes back through it",
-        ),
-        Mistake(
-            {"dream loss", "CLIP alignment"},
-            lambda answer: "CLIP alignment" in answer,
-            "the CLIP alignment compares two vectors; the painter is not even asked",
-        ),
-        Mistake(
-            {"dream loss"},
-            lambda answer: "textual inversion" not in answer,
-            "a word reaches the picture through the painter alone: so does its gradient, backwards",
-        ),
-        Mistake(
-            {"textual inversion"},
-            lambda answer: "dream loss" not in answer,
-            "the network makes a condition, and the condition meets the loss only in the painter",
         ),
     ),
 )

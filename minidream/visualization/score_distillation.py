@@ -34,7 +34,7 @@ def _plane(axes: Axes, title: str, centres: Any, reach: float) -> None:
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.set_title(title, fontsize=9)
     x, y = _array(centres).T
-    axes.plot(x, y, "+", color=PALETTE["ink"], markersize=11, markeredgewidth=1.6, zorder=4)
+    axes.plot(x, y, "+", color=PALETTE["ink"], markersize=13, markeredgewidth=1.6, zorder=2)
 
 
 def arrow_field(
@@ -42,17 +42,18 @@ def arrow_field(
 ) -> Figure:
     """Arrows (N, 2) at `places` (N, 2), one panel a title; crosses at the title's `centres` (K, 2).
 
-    Long arrows are cut to one length, so that directions can be seen everywhere. Raises ValueError without alt text.
+    One scale for all panels, so that lengths compare: the longest arrow is drawn as a third of `reach`. Raises
+    ValueError without alt text.
     """
     if not alt:
         raise ValueError("say in words where the arrows lead: alt='...'")
     figure, axes = _panels(len(panels))
     x, y = _array(places).T
-    for each, (title, field) in zip(axes, panels.items()):
-        arrows = _array(field)
-        length = np.linalg.norm(arrows, axis=1, keepdims=True)
-        u, v = (arrows / np.maximum(length, 1e-9) * np.minimum(length, 1)).T
-        each.quiver(x, y, u, v, color=PALETTE["diffusion"], angles="xy", scale_units="xy", scale=4, width=0.006)
+    fields = {title: _array(field) for title, field in panels.items()}
+    longest = max(np.linalg.norm(field, axis=1).max() for field in fields.values())
+    style: dict[str, Any] = {"color": PALETTE["diffusion"], "width": 0.006, "minlength": 0}
+    for each, (title, field) in zip(axes, fields.items()):
+        each.quiver(x, y, *field.T, angles="xy", scale_units="xy", scale=3 * longest / reach, **style)
         _plane(each, title, centres[title], reach)
     figure.set_label(alt)
     return figure
@@ -111,8 +112,15 @@ def curves(plots: Mapping[str, Plot], alt: str = "") -> Figure:
     return figure
 
 
-def bars(values: Mapping[str, float], xlabel: str, marked: Sequence[str] = (), alt: str = "") -> Figure:
-    """Horizontal bars, the first on top; the `marked` ones solid orange, others grey and hatched.
+def bars(
+    values: Mapping[str, float],
+    xlabel: str,
+    marked: Sequence[str] = (),
+    before: Mapping[str, float] | None = None,
+    alt: str = "",
+) -> Figure:
+    """Horizontal bars, the first on top; the `marked` ones solid orange, others grey and hatched; what a value was
+    `before` as a black stroke.
 
     Raises ValueError without alt text.
     """
@@ -123,6 +131,8 @@ def bars(values: Mapping[str, float], xlabel: str, marked: Sequence[str] = (), a
         solid = name in marked
         style: dict[str, Any] = {"color": PALETTE["diffusion"]} if solid else {"color": PALETTE["text"], "hatch": "///"}
         axes.barh(row, value, height=0.65, edgecolor=PALETTE["paper"], **style)
+        if before is not None:
+            axes.plot([before[name]] * 2, [row - 0.4, row + 0.4], color=PALETTE["ink"], linewidth=2)
     axes.set_yticks(range(len(values)), list(values), fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(xlabel, fontsize=9)
