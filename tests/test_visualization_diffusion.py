@@ -39,7 +39,15 @@ def test_curves_are_told_apart_without_colour():
     assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 2
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
     assert figure.axes[0].get_ylim()[0] <= 0
+    assert not figure.axes[0].texts
     _rendered(figure)
+
+
+def test_curves_write_their_values_on_request():
+    panel = Panel("title", [1, 2], {"one": [0.104, 0.2], "two": [3.0, 40.0]}, "t", "error", log_y=True, digits=2)
+    written = curves([panel], "in words").axes[0].texts
+    assert [text.get_text() for text in written] == ["0.10", "0.20", "3.00", "40.00"]
+    assert written[0].get_va() != written[2].get_va(), "two lines' values stand on two sides"
 
 
 def test_a_path_has_the_colour_of_its_clean_end():
@@ -48,6 +56,10 @@ def test_a_path_has_the_colour_of_its_clean_end():
         figure = paths({"a": (times[order], values[order])}, "in words")
         colors = {to_hex(line.get_color()): line.get_ydata() for line in figure.axes[0].lines[:2]}
         assert -1.0 in colors[PALETTE["diffusion"]] and 1.0 in colors[PALETTE["patch"]]
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+            "z = -1 at t = 0",
+            "z = +1 at t = 0",
+        ]
 
 
 def test_maps_are_signed_or_hot_and_stand_beside_their_picture():
@@ -61,6 +73,8 @@ def test_maps_are_signed_or_hot_and_stand_beside_their_picture():
     assert (pixels[16 + 192, 16 + 272 + 64] > 250).all()  # zero is white
     with pytest.raises(ValueError, match="2 grids, 1 captions"):
         maps([grid, grid], ["a"], "in words")
+    dark, pale = (maps([grid], ["a"], "in words", limit=limit).axes[0].images[0].norm for limit in (None, 4))
+    assert dark.vmax == 1 and pale.vmax == 4  # a common scale for two figures
     hot = maps([grid.abs()], ["a"], "in words", signed=False)
     assert len(hot.axes[0].images) == 1
 
@@ -83,6 +97,34 @@ def test_the_small_world_tells_each_of_its_scenes_apart():
     assert ids.shape == (24, 3) and len({tuple(row) for row in ids.tolist()}) == 24
     told = [lesson.VOCABULARY[index] for index in ids[-1]]
     assert told == lesson.words_of(scenes[-1]) == ["black", "blue", "bottom right"]
+
+
+def test_a_scene_is_shifted_to_wherever_its_caption_allows():
+    scene = lesson.one_thing_scenes()[0]
+    shifted = lesson.shifted(scene)
+    offsets = [each.things[0].offset for each in shifted]
+    assert len(set(offsets)) == 25 and offsets[12] == (0, 0) and {each.facts() for each in shifted} == {scene}
+
+
+def test_errors_of_the_noise_are_magnified_in_the_picture():
+    scheduler, latents = (
+        tiny_scheduler(rescale_betas_zero_snr=False, prediction_type="epsilon"),
+        torch.zeros(2, 4, 8, 8),
+    )
+    artist = lesson.Artist(
+        lambda noisy, t, encoder_hidden_states: SimpleNamespace(sample=noisy * 0), lambda ids: ids, scheduler
+    )
+    last = len(scheduler.alphas_cumprod) - 1
+    of_noise, of_picture = lesson.errors(artist, latents, torch.zeros(2, 3), [1, last])
+    assert of_noise[0] == of_noise[1] == pytest.approx(1, abs=0.1)  # "there is no noise": off by all of it
+    alpha, sigma = (each.item() for each in schedule(scheduler, torch.tensor([last])))
+    assert of_picture[1] == pytest.approx(of_noise[1] * sigma / alpha) and of_picture[1] > 3 * of_picture[0]
+
+
+def test_a_picture_is_judged_by_its_own_scene():
+    scenes = lesson.one_thing_scenes()[:2]
+    drawn = torch.from_numpy(draw_batch(scenes)).permute(0, 3, 1, 2)
+    assert lesson.judge(scenes, drawn) == [True, True] and lesson.judge([scenes[1], None], drawn) == [False, False]
 
 
 def test_a_background_is_read_or_refused():
@@ -139,3 +181,12 @@ def test_an_examination_counts_right_pictures_and_their_spread(monkeypatch: pyte
     assert found.right == 0.75 and asked["guidance"] == 3 and len(asked["generators"]) == 4
     apart = (drawn[2].float() - drawn[3].float()).abs().mean().item() / 2  # of two, each is half of it off the mean
     assert found.spread == pytest.approx(apart / 2)  # and the first two are the same
+
+
+def test_the_stretched_schedule_of_the_exercise_is_diffusers_own():
+    published, cured = (tiny_scheduler(rescale_betas_zero_snr=zero).alphas_cumprod.sqrt() for zero in (False, True))
+    torch.testing.assert_close(torch.tensor(lesson.STRETCH.reference(published.tolist())), cured, atol=1e-4, rtol=1e-4)
+
+
+def test_the_mean_of_two_sides_is_a_hyperbolic_tangent():
+    assert lesson.MEAN.reference(0.3, [-1.0, 1.0], 0.6, 0.8) == pytest.approx(np.tanh(0.6 * 0.3 / 0.64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from minidream.evaluation.interleaved import same
 from minidream.modeling.diffusion import ImageDecoder
-from minidream.score_distillation import add_noise, predict, schedule
+from minidream.score_distillation import add_noise, predict, schedule, to_epsilon
 from minidream.teaching import Exercise, Mistake
 from minidream.world.captions import plain_caption
 from minidream.world.read import read_batch
-from minidream.world.scene import BACKGROUNDS, PLACES, Scene, Thing
+from minidream.world.scene import BACKGROUNDS, JITTER, PLACES, Scene, Thing
 
 COLORS = ("orange", "blue")
 VOCABULARY = (*BACKGROUNDS, *COLORS, *PLACES)  # the nine words of the small world
@@ -31,6 +32,12 @@ def one_thing_scenes() -> list[Scene]:
         for color in COLORS
         for place in PLACES
     ]
+
+
+def shifted(scene: Scene) -> list[Scene]:
+    """A scene of one thing at all the places that its caption allows: (2 `JITTER` + 1)^2 offsets, row by row."""
+    thing, steps = scene.things[0], range(-JITTER, JITTER + 1)
+    return [replace(scene, things=(replace(thing, offset=(dx, dy)),)) for dy in steps for dx in steps]
 
 
 def words_of(scene: Scene) -> list[str]:
@@ -97,29 +104,38 @@ class Artist(NamedTuple):
     scheduler: Any
 
     @torch.no_grad()
-    def paint(self, decoder: ImageDecoder, ids: Tensor, start: Tensor, steps: int = 10) -> Tensor:
-        """Pictures (M, 3, H, W) uint8 of three words each, ids (M, 3), by DDIM from `start` (M, C, h, w)."""
+    def draw(self, ids: Tensor, start: Tensor, steps: int = 10) -> Tensor:
+        """Latents (M, C, h, w) of three words each, ids (M, 3), by DDIM from `start` (M, C, h, w)."""
         clock = DDIMScheduler.from_config(self.scheduler.config)
         clock.set_timesteps(steps)
         latents, condition = start, self.words(ids)
         for t in clock.timesteps:
             prediction = predict(self.unet, latents, t.expand(len(latents)), condition)
             latents = clock.step(prediction, t, latents).prev_sample
-        return decoder.decode(latents)
+        return latents
+
+    def paint(self, decoder: ImageDecoder, ids: Tensor, start: Tensor, steps: int = 10) -> Tensor:
+        """The same as pictures (M, 3, H, W) uint8."""
+        return decoder.decode(self.draw(ids, start, steps))
 
 
-class Film:
-    """What a small network paints of three words (1, 3) from `start`, at some steps of its training: call it there."""
+@torch.no_grad()
+def errors(artist: Artist, latents: Tensor, ids: Tensor, timesteps: Sequence[int]) -> tuple[list[float], list[float]]:
+    """How far an artist's noise, and the z_0 that it implies, are off at each timestep (root mean square).
 
-    def __init__(self, decoder: ImageDecoder, ids: Tensor, start: Tensor, at: Sequence[int]) -> None:
-        self.decoder, self.ids, self.start, self.at = decoder, ids, start, at
-        self.pictures: list[Tensor] = []
-        self.captions: list[str] = []
-
-    def __call__(self, step: int, artist: Artist) -> None:
-        if step in self.at:
-            self.pictures.append(artist.paint(self.decoder, self.ids, self.start)[0])
-            self.captions.append(f"after {step} steps")
+    `latents` (M, C, h, w) are told by ids (M, 3). alpha_t must not be 0.
+    """
+    of_noise, of_picture = [], []
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
+    for timestep in timesteps:
+        t = torch.full((len(latents),), timestep)
+        noisy = add_noise(artist.scheduler, latents, noise, t)
+        prediction = predict(artist.unet, noisy, t, artist.words(ids))
+        off = (to_epsilon(prediction, noisy, artist.scheduler, t) - noise).square().mean().sqrt().item()
+        alpha, sigma = schedule(artist.scheduler, t[:1])
+        of_noise.append(off)
+        of_picture.append(off * (sigma / alpha).item())
+    return of_noise, of_picture
 
 
 @torch.no_grad()
@@ -159,12 +175,18 @@ class Examined(NamedTuple):
     pictures: Tensor
 
 
+def judge(scenes: Sequence[Scene | None], pictures: Tensor) -> list[bool]:
+    """Whether each of the pictures (M, 3, H, W) uint8 shows exactly its scene."""
+    shown = read_batch(pictures.permute(0, 2, 3, 1).numpy())
+    return [truth is not None and same(truth, seen) for truth, seen in zip(scenes, shown, strict=True)]
+
+
 def examine(decoder: ImageDecoder, pipe: Any, scenes: list[Scene], repeats: int = 1, **how: Any) -> Examined:
     """Draw each scene's caption `repeats` times, from other noise each time; `how` goes to `ImageDecoder.sample`."""
     told = [scene for scene in scenes for _ in range(repeats)]
     condition = say(pipe, [plain_caption(scene) for scene in told])
     pictures = decoder.decode(decoder.sample(condition, say(pipe, [""]), generators=seeds(len(told)), **how))
-    right = [same(scene, shown) for scene, shown in zip(told, read_batch(pictures.permute(0, 2, 3, 1).numpy()))]
+    right = judge(told, pictures)
     spread = pictures.float().reshape(len(scenes), repeats, -1).std(1, correction=0).mean().item()
     return Examined(sum(right) / len(right), spread, pictures)
 
@@ -172,62 +194,74 @@ def examine(decoder: ImageDecoder, pipe: Any, scenes: list[Scene], repeats: int 
 Numbers = Callable[..., float]
 
 
-def _clean(answer: Numbers) -> float:
-    return round(float(answer(2.0, 0.5, 0.8, 0.6)), 6)  # z_t = 2, v = 0.5: z_0 = 1.3, eps = 1.6
+def _mean(answer: Numbers) -> float:
+    return round(float(answer(0.5, [-1.0, 0.0, 2.0], 0.6, 0.8)), 6)
 
 
-X0_FROM_V = Exercise(
-    "the picture inside v",
-    reference=lambda z, v, alpha, sigma: alpha * z - sigma * v,
-    right=lambda answer: _clean(answer) == 1.3,
+def _bell(away: float, variance: float) -> float:
+    return math.exp(-(away**2) / (2 * variance))
+
+
+def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(x * w for x, w in zip(values, weights)) / sum(weights)
+
+
+def _mean_instead(example: Numbers, hint: str) -> Mistake:
+    return Mistake(example, lambda answer: _mean(answer) == _mean(example), hint)
+
+
+MEAN = Exercise(
+    "the mean under the noise",
+    reference=lambda z, values, alpha, sigma: _weighted(values, [_bell(z - alpha * x, sigma**2) for x in values]),
+    right=lambda answer: _mean(answer) == _mean(MEAN.reference),
     mistakes=(
-        Mistake(
-            lambda z, v, alpha, sigma: sigma * z + alpha * v,
-            lambda answer: _clean(answer) == 1.6,
-            "that is the noise in it; the picture is what alpha stands before in z_t",
+        _mean_instead(
+            lambda z, values, alpha, sigma: sum(values) / len(values),
+            "that is the mean before anything was seen; z makes some values likelier than others",
         ),
-        Mistake(
-            lambda z, v, alpha, sigma: alpha * z + sigma * v,
-            lambda answer: _clean(answer) == 1.9,
-            "v holds the picture with a minus (v = alpha eps - sigma z_0): mind the sign",
+        _mean_instead(
+            lambda z, values, alpha, sigma: max(values, key=lambda x: _bell(z - alpha * x, sigma**2)),
+            "that is the likeliest value, not the mean: the others count too, each by its likelihood",
         ),
-        Mistake(
-            lambda z, v, alpha, sigma: (z - sigma * v) / alpha,
-            lambda answer: _clean(answer) == 2.125,
-            "so one takes the picture out of z_t when the *noise* was predicted; v is not the noise",
+        _mean_instead(
+            lambda z, values, alpha, sigma: _weighted(values, [_bell(z - x, sigma**2) for x in values]),
+            "noising shrinks the data: the middle of the bell is alpha times the value",
+        ),
+        _mean_instead(
+            lambda z, values, alpha, sigma: _weighted(values, [_bell(z - alpha * x, sigma) for x in values]),
+            "the exponent is divided by twice the variance, sigma squared",
+        ),
+        _mean_instead(
+            lambda z, values, alpha, sigma: sum(x * _bell(z - alpha * x, sigma**2) for x in values),
+            "divide by the sum of the weights: together they are all that may have been",
         ),
     ),
 )
 
 
-def _step(answer: Numbers) -> float:
-    return round(float(answer(1.0, 2.0, 0.6)), 6)  # z_0 = 1, eps = 2, alpha_s = 0.6: sigma_s = 0.8
+def _stretched(answer: Callable[..., Sequence[float]]) -> list[float]:
+    return [round(float(alpha), 6) for alpha in answer([0.9, 0.7, 0.4, 0.1])]
 
 
-DDIM_STEP = Exercise(
-    "one step of DDIM",
-    reference=lambda x0, eps, alpha: alpha * x0 + math.sqrt(1 - alpha**2) * eps,
-    right=lambda answer: _step(answer) == 2.2,
+STRETCH = Exercise(
+    "zero terminal SNR",
+    reference=lambda alphas: [(a - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1]) for a in alphas],
+    right=lambda answer: _stretched(answer) == [0.9, 0.675, 0.3375, 0.0],
     mistakes=(
         Mistake(
-            lambda x0, eps, alpha: alpha * x0 + (1 - alpha) * eps,
-            lambda answer: _step(answer) == 1.4,
-            "alpha and sigma do not add up to 1; their squares do",
+            lambda alphas: [a - alphas[-1] for a in alphas],
+            lambda answer: _stretched(answer) == [0.8, 0.6, 0.3, 0.0],
+            "the end is 0, but the beginning has moved as well: stretch what you shifted",
         ),
         Mistake(
-            lambda x0, eps, alpha: alpha * x0 + (1 - alpha**2) * eps,
-            lambda answer: _step(answer) == 1.88,
-            "1 - alpha^2 is the noise's variance; it is scaled by the standard deviation",
+            lambda alphas: [*alphas[:-1], 0.0],
+            lambda answer: _stretched(answer) == [0.9, 0.7, 0.4, 0.0],
+            "only the last timestep has moved; all shall move a little, so that no step is a leap",
         ),
         Mistake(
-            lambda x0, eps, alpha: x0,
-            lambda answer: _step(answer) == 1.0,
-            "that jumps to the end at once; an earlier z still has its share of noise",
-        ),
-        Mistake(
-            lambda x0, eps, alpha: alpha * x0,
-            lambda answer: _step(answer) == 0.6,
-            "the noise is missing: z_s is less noisy than z_t, not clean",
+            lambda alphas: [(a - alphas[-1]) / (alphas[0] - alphas[-1]) for a in alphas],
+            lambda answer: _stretched(answer) == [1.0, 0.75, 0.375, 0.0],
+            "the first shall stay what it was, not become 1",
         ),
     ),
 )

@@ -25,7 +25,10 @@ SMALL = 2  # one pixel of a picture in a sheet of many becomes 2 x 2
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a title, where the points lie, and named lines through them. `marks`: show the points."""
+    """One pair of axes: a title, where the points lie, and named lines through them.
+
+    `marks`: show the points; `digits`: write their values beside them, with so many decimals.
+    """
 
     title: str
     x: Sequence[float]
@@ -35,6 +38,7 @@ class Panel:
     marks: bool = True
     log_x: bool = False  # steps that double lie at equal distances
     log_y: bool = False  # ten times less is as far down everywhere
+    digits: int | None = None
 
 
 def _axes(figure: Figure, index: int, count: int, title: str, xlabel: str, ylabel: str) -> Axes:
@@ -47,9 +51,20 @@ def _axes(figure: Figure, index: int, count: int, title: str, xlabel: str, ylabe
     return axes
 
 
+def _label(axes: Axes, panel: Panel) -> None:
+    """Write each value beside its point: above it where no line is higher, below it elsewhere."""
+    for x, column in zip(panel.x, zip(*panel.lines.values())):
+        for y in column:
+            above = y == max(column)
+            place: dict[str, Any] = {"xytext": (0, 6 if above else -6), "va": "bottom" if above else "top"}
+            text = f"{y:.{panel.digits}f}"
+            axes.annotate(text, (x, y), textcoords="offset points", ha="center", fontsize=_FONT - 1, **place)
+    axes.margins(y=0.15)
+
+
 def curves(panels: Sequence[Panel], alt: str) -> Figure:
     """Panels side by side, their lines told apart by colour, marker and dash; `alt` says what they show."""
-    figure = Figure(figsize=(4.2 * len(panels), 3.0), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    figure = Figure(figsize=(3.6 * len(panels), 2.7), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
     for index, panel in enumerate(panels):
         axes = _axes(figure, index, len(panels), panel.title, panel.xlabel, panel.ylabel)
         if panel.log_x:
@@ -57,6 +72,8 @@ def curves(panels: Sequence[Panel], alt: str) -> Figure:
         for (name, values), (color, marker, dash) in zip(panel.lines.items(), _STYLES):
             style: dict[str, Any] = {"marker": marker} if panel.marks else {}
             axes.plot(panel.x, values, color=PALETTE[color], linestyle=dash, label=name, linewidth=1.8, **style)
+        if panel.digits is not None:
+            _label(axes, panel)
         if panel.marks:
             axes.set_xticks(list(panel.x), [f"{value:g}" for value in panel.x])
             axes.minorticks_off()
@@ -65,7 +82,7 @@ def curves(panels: Sequence[Panel], alt: str) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
-        else:
+        elif panel.digits is None:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         if len(panel.lines) > 1:
             axes.legend(fontsize=_FONT, frameon=False)
@@ -77,27 +94,39 @@ def paths(panels: Mapping[str, tuple[Sequence[float], Any]], alt: str, ends: Seq
     """Numbers on their way: for each title the timesteps (T,) and the values (T, N) of N paths.
 
     Time runs from left to right in the order given. A path is coloured by where it is nearest to at its clean end (the
-    smallest timestep): `ends`, below orange and above blue.
+    smallest timestep): `ends`, below orange and above blue. The first panel has the legend.
     """
-    figure = Figure(figsize=(4.2 * len(panels), 3.0), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    figure = Figure(figsize=(3.6 * len(panels), 2.7), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
     for index, (title, (times, values)) in enumerate(panels.items()):
         where, moving = list(times), np.asarray(values)
         axes = _axes(figure, index, len(panels), title, "timestep t", "z" if not index else "")
         above = moving[int(np.argmin(where))] > np.mean(ends)
-        for group, color, dash in ((~above, "diffusion", "-"), (above, "patch", "--")):
-            axes.plot(where, moving[:, group], color=PALETTE[color], linestyle=dash, linewidth=0.9)
+        for group, color, dash, end in ((~above, "diffusion", "-", ends[0]), (above, "patch", "--", ends[-1])):
+            lines = axes.plot(where, moving[:, group], color=PALETTE[color], linestyle=dash, linewidth=0.9)
+            if lines:
+                lines[0].set_label(f"z = {end:+g} at t = 0")
         for end in ends:
             axes.axhline(end, color=PALETTE["ink"], linewidth=0.6, linestyle=":")
         axes.set(xlim=(where[0], where[-1]), ylim=(-3.6, 3.6))
+        if not index:
+            axes.legend(fontsize=_FONT, frameon=False, loc="lower left", ncols=2)
     figure.set_label(alt)
     return figure
 
 
-def maps(grids: Sequence[Any], captions: Sequence[str], alt: str, picture: Any = None, signed: bool = True) -> Figure:
+def maps(
+    grids: Sequence[Any],
+    captions: Sequence[str],
+    alt: str,
+    picture: Any = None,
+    signed: bool = True,
+    limit: float | None = None,
+) -> Figure:
     """Small grids (h, w) of numbers as squares of colour, each under its caption, beside the picture they belong to.
 
-    `signed`: blue below zero, white at zero, orange above, on one scale for all. Otherwise each grid has a scale of its
-    own from white (0) to dark (its largest). Raises ValueError if grids and captions differ in number.
+    `signed`: blue below zero, white at zero, orange above, on one scale for all, which ends at `limit` (or at what is
+    farthest from zero). Otherwise each grid has a scale of its own from white (0) to dark (its largest). Raises
+    ValueError if grids and captions differ in number.
     """
     if not grids or len(grids) != len(captions):
         raise ValueError(f"{len(grids)} grids, {len(captions)} captions: one of each")
@@ -105,7 +134,7 @@ def maps(grids: Sequence[Any], captions: Sequence[str], alt: str, picture: Any =
     side = ZOOM * 64
     shown = ([] if picture is None else [_pixels(picture)]) + arrays
     figure, axes = _sheet(len(shown) * (side + _MARGIN) + _MARGIN, side + 2 * _MARGIN + _LINE)
-    most = max(float(np.abs(array).max()) for array in arrays) or 1.0
+    most = limit or max(float(np.abs(array).max()) for array in arrays) or 1.0
     for index, (values, caption) in enumerate(zip(shown, [*["picture"] * (picture is not None), *captions])):
         left = _MARGIN + index * (side + _MARGIN)
         style: dict[str, Any] = {}
