@@ -99,7 +99,7 @@ def influence(panels: Mapping[str, Any], terms: Sequence[str], blocks: Sequence[
         x, y = _MARGIN + number % columns * wide, _MARGIN + number // columns * tall
         _write(axes, x + left, y + 8, name, ha="left", weight="bold", fontsize=_FONT + 1)
         for column, block in enumerate(blocks):
-            style = {"rotation": 40, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
+            style: dict[str, Any] = {"rotation": 40, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
             _write(axes, x + left + cell * (column + 0.4), y + head - 4, block, **style)
         for row, term in enumerate(terms):
             _write(axes, x + left - 8, y + head + cell * (row + 0.5), term, ha="right")
@@ -192,7 +192,7 @@ def dream_chances(
             axes.add_patch(Rectangle((x + 1, floor - tall), step - 2, tall, facecolor=PALETTE["query"]))
     under = len(rows) * (high + 18) + 6
     for place, (token, wanted) in enumerate(zip(tokens, due)):
-        style = {"rotation": 60, "ha": "right", "va": "top", "rotation_mode": "anchor"}
+        style: dict[str, Any] = {"rotation": 60, "ha": "right", "va": "top", "rotation_mode": "anchor"}
         words = token.replace("\u0120", "")
         _write(axes, left + step * (place + 0.7), under, words, weight="bold" if wanted else "normal", **style)
     figure.set_label(alt or f"How probable <dream> is after each of {len(tokens)} tokens: {', '.join(rows)}")
