@@ -42,11 +42,10 @@ class SmallStories(DreamTask):
     def __init__(self, language_weight: float = 1.0, dream_weight: float = 10.0) -> None:
         torch.manual_seed(0)
         sizes, recipe = recipe_for("igpt")
-        weights = {"language_weight": language_weight, "dream_weight": dream_weight}
         # Dropout of conditions serves guidance, which half a minute does not reach.
         recipe = replace(
             recipe, steps=36, batch=8, lr=2e-3, warmup=0.1, muon=False, condition_dropout=0.0,
-            mixture={"interleaved": 1.0}, **weights,
+            mixture={"interleaved": 1.0}, language_weight=language_weight, dream_weight=dream_weight,
         )  # fmt: skip
         stage_one = find_weights("align")
         super().__init__(sizes, recipe, stage_one.parent, stage_one)
@@ -92,7 +91,8 @@ def examine(task: DreamTask, examples: Sequence[Example]) -> Report:
     stop = batch.input_ids[:, :-1] == processor.tokenizer.convert_tokens_to_ids(".")
     places = (due, asked & ~due & stop, asked & ~due & ~stop)
     model.train_only(task.recipe.trainable)
-    return Report(*(chance[here].mean().item() for here in places), first, second)
+    wanted, quiet, elsewhere = (chance[here].mean().item() for here in places)
+    return Report(wanted, quiet, elsewhere, first, second)
 
 
 @torch.no_grad()
