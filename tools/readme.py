@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 README, WEIGHTS = ROOT / "README.md", ROOT / "data" / "weights"
 RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / "samples" / "story.png"
 BENCH = ROOT / "data" / "results" / "bench.json"
-PROMPT = "A small green square in the top right on a white background."
+PROMPT = "A large orange triangle in the top left on a white background."
 STAGES = {  # stage: its record in the shipped weights
     "vae": "stable-diffusion/training.vae.json",
     "clip": "clip/training.json",
@@ -164,7 +164,7 @@ def draw_story() -> None:
     from minidream.visualization import film_strip
     from minidream.visualization.figures import to_png
 
-    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), seed=3)
+    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), seed=4)
     said = [before for before, part in pairwise(story) if not isinstance(part, str)]
     write_atomically(STORY, to_png(film_strip(story.pictures, [str(words).strip() for words in said])))
     print(story.text)
