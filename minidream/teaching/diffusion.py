@@ -210,7 +210,7 @@ def _mean_instead(example: Numbers, hint: str) -> Mistake:
     return Mistake(example, lambda answer: _mean(answer) == _mean(example), hint)
 
 
-MEAN = Exercise(
+MEAN: Exercise = Exercise(
     "the mean under the noise",
     reference=lambda z, values, alpha, sigma: _weighted(values, [_bell(z - alpha * x, sigma**2) for x in values]),
     right=lambda answer: _mean(answer) == _mean(MEAN.reference),
