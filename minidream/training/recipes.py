@@ -70,7 +70,7 @@ _MINI = {
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=1150, batch=48, lr=2e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
+        "igpt", steps=3650, batch=48, lr=2e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.25, "image_to_text": 0.08, "interleaved": 0.45, "qa": 0.1,
             "text": 0.03, "text_states": 0.06, "text_qa": 0.03,
