@@ -43,7 +43,7 @@ def little_world() -> tuple[list[Scene], list[str]]:
 def by_the_teacher(captions: Sequence[str]) -> Tensor:
     """What the painter's own text encoder says of captions, (M, S, D): what its UNet was made to read."""
     tokenizer, text_model = text_tower()
-    states: Tensor = text_model(input_ids=tokenize(tokenizer, list(captions), "cpu")["input_ids"])[0]
+    states: Tensor = text_model(input_ids=tokenize(tokenizer, list(captions), torch.device("cpu"))["input_ids"])[0]
     return states
 
 
