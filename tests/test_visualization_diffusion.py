@@ -44,11 +44,14 @@ def test_curves_are_told_apart_without_colour():
 
 
 def test_curves_write_their_values_on_request():
-    panel = Panel("title", [1, 2], {"one": [0.104, 0.2], "two": [3.0, 40.0]}, "t", "error", log_y=True, digits=2)
+    panel = Panel("title", [1, 2], {"one": [0.104, 40.0], "two": [3.0, 0.2]}, "t", "error", log_y=True, digits=2)
     written = curves([panel], "in words").axes[0].texts
     assert {text.get_text(): text.get_va() for text in written} == {
-        "0.10": "top", "0.20": "top", "3.00": "bottom", "40.00": "bottom",
-    }, "two lines' values stand on two sides"  # fmt: skip
+        "0.10": "top",  # below its point, for the other line is above it
+        "3.00": "bottom",
+        "40.00": "bottom",
+        "0.20": "top",
+    }
 
 
 def test_a_path_has_the_colour_of_its_clean_end():
