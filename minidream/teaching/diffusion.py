@@ -216,7 +216,7 @@ def spreads(pictures: Tensor) -> tuple[float, float]:
 
 
 class Examined(NamedTuple):
-    """The share of right pictures, how much those of one caption differ (levels of 255), and the pictures."""
+    """The share of right pictures, how much those of one caption differ (levels of 255; median), and the pictures."""
 
     right: float
     spread: float
@@ -235,7 +235,7 @@ def examine(decoder: ImageDecoder, pipe: Any, scenes: list[Scene], repeats: int 
     condition = say(pipe, [plain_caption(scene) for scene in told])
     pictures = decoder.decode(decoder.sample(condition, say(pipe, [""]), generators=seeds(len(told)), **how))
     right = judge(told, pictures)
-    spread = pictures.float().reshape(len(scenes), repeats, -1).std(1, correction=0).mean().item()
+    spread = pictures.float().reshape(len(scenes), repeats, -1).std(1, correction=0).mean(1).quantile(0.5).item()
     return Examined(sum(right) / len(right), spread, pictures)
 
 
