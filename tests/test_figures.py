@@ -153,6 +153,14 @@ def test_frozen_parts_are_hatched_and_trained_ones_are_not():
     assert "frozen" in _words(architecture(model))
 
 
+def test_losses_and_the_way_back_of_their_gradients_are_drawn_when_asked_for():
+    model = tiny_model()
+    plain, figure = architecture(model), architecture(model, losses=True)
+    assert "word loss" in _words(figure) and "dream loss" in _words(figure) and "dream loss" not in _words(plain)
+    dashed = [patch for patch in figure.axes[0].patches if patch.get_linestyle() not in ("-", "solid")]
+    assert len(dashed) == len(figure.axes[0].patches) - len(plain.axes[0].patches) == 6
+
+
 def test_a_slider_shows_what_its_value_draws() -> None:
     asked: list[int] = []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minidream.teaching import dream_queries as lesson
-from minidream.visualization.dream_queries import Comparison, Measured, atlas, comparisons, heat, route
+from minidream.visualization.dream_queries import Comparison, Measured, atlas, comparisons, grid, heat, route
 from minidream.world.draw import draw
 from minidream.world.scene import Scene, Thing
 
@@ -37,10 +37,22 @@ def test_an_atlas_has_a_row_each_label_on_one_scale():
     picture = draw(Scene("white", (STAR,)))
     figure = atlas(maps, ["first", "second"], alt="maps", pictures=[picture, picture])
     shown = [image for image in images(figure) if image.ndim == 2]
-    assert len(shown) == 6 and np.allclose(shown[4], maps[1, 1])
-    assert {image.get_clim() for image in figure.axes[0].images if np.asarray(image.get_array()).ndim == 2} == {(0, 1)}
+    assert len(shown) == 7 and np.allclose(shown[4], maps[1, 1])  # six maps and the scale
+    scales = {image.get_clim() for image in figure.axes[0].images if np.asarray(image.get_array()).ndim == 2}
+    assert len(scales) == 1 and scales.pop() == pytest.approx((0, float(maps.max())))
+    assert {"0", "1/3", f"{maps.max():.2f}"} <= set(texts(figure))
     with pytest.raises(ValueError, match="one of each"):
         atlas(maps, ["first"], alt="maps")
+
+
+def test_a_grid_shows_every_picture_with_its_mark():
+    pictures = [[draw(Scene(ground, (STAR,))) for ground in ("white", "black")]] * 2
+    figure = grid(pictures, ["one", "two"], ["white", "black"], alt="a grid", marks=[["", "wrong"], ["", ""]])
+    shown = images(figure)
+    assert len(shown) == 4 and np.abs(shown[1].astype(int) - np.asarray(pictures[0][1])).max() <= 4
+    assert texts(figure).count("wrong") == 1 and {"one", "two", "white", "black"} <= set(texts(figure))
+    with pytest.raises(ValueError, match="marks are not"):
+        grid(pictures, ["one", "two"], ["white", "black"], alt="a grid", marks=[["x"], ["", ""]])
 
 
 def test_a_table_writes_its_numbers_and_larger_is_darker():
@@ -107,3 +119,13 @@ def test_facts_are_judged_by_the_reader():
     other = Scene("white", (STAR, Thing("bottom left", "blue", "ring", "small")))
     right = dict(zip(lesson.FACTS, lesson.facts_right([truth, truth], [draw(truth), draw(other)])))
     assert right == {"background": 0.5, "count": 1.0, "places": 0.5, "colors": 1.0, "shapes": 1.0, "sizes": 1.0}
+
+
+def test_what_a_loss_leaves_is_a_number_or_a_crossing_or_nothing():
+    learning, frozen, aside = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1).requires_grad_(False), torch.nn.Linear(2, 2)
+    query = torch.nn.Parameter(torch.ones(2))
+    parts = {"learning": learning, "frozen": frozen, "aside": aside.requires_grad_(False), "query": query}
+    left = lesson.gradients(parts, lambda: frozen(learning(query)).sum())
+    assert (left["frozen"], left["aside"]) == ("crossed", "-")
+    assert left["query"] == f"{query.grad.norm():.3f}" and float(left["learning"]) > 0
+    assert lesson.gradients(parts, lambda: aside(query).sum())["learning"] == "-"  # what was there is forgotten

@@ -1,4 +1,4 @@
-"""Notebook 05: a small world for stage I, what a grid of runs says, and the exercises."""
+"""Notebook 05: a small world for stage I, patients, what a grid of runs says, and the exercises."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidream.documents import Document
 from minidream.evaluation import creation
 from minidream.evaluation.statistics import proportion
+from minidream.modeling.minidream import MiniDream
 from minidream.processing import Batch, MiniDreamProcessor
 from minidream.teaching import Exercise, Mistake
 from minidream.teaching.score_distillation import draw, text_tower, verdicts
@@ -47,6 +49,33 @@ def by_the_teacher(captions: Sequence[str]) -> Tensor:
     return states
 
 
+def gradients(parts: Mapping[str, nn.Module | nn.Parameter], loss: Callable[[], Tensor]) -> dict[str, str]:
+    """What the way back from a loss leaves in each part: the norm of its gradient; "crossed" where it goes through but
+    the part is frozen; "-" where it does not come by. Gradients that were there are forgotten."""
+    crossed: set[str] = set()
+    handles = [
+        leaf.register_full_backward_hook(lambda *_, name=name: crossed.add(name))
+        for name, part in parts.items()
+        if isinstance(part, nn.Module)
+        for leaf in part.modules()
+        if not list(leaf.children())
+    ]
+    parameters = {name: [*part.parameters()] if isinstance(part, nn.Module) else [part] for name, part in parts.items()}
+    for own in parameters.values():
+        for parameter in own:
+            parameter.grad = None
+    try:
+        loss().backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    left = {}
+    for name, own in parameters.items():
+        square = sum(parameter.grad.square().sum().item() for parameter in own if parameter.grad is not None)
+        left[name] = f"{square**0.5:.3f}" if square else "crossed" if name in crossed else "-"
+    return left
+
+
 def regions(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
     """Where the parts of scenes of two things lie on a coarse grid, each (M, side, side) bool: the places that a thing
     covers by a tenth or more, in reading order; the ground beside them in their quarters; the empty quarters.
@@ -61,7 +90,7 @@ def regions(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
         for index, thing in enumerate(scene.things):
             pixels = torch.from_numpy(draw_batch([Scene("black", (thing,))])).float()  # (1, 64, 64, 3)
             covered = ((pixels - pixels[:, :1, :1]).abs().amax(3) > 40).float()  # unlike the corner: it is no ground
-            things[index, number] = torch.nn.functional.avg_pool2d(covered, SIDE // side)[0]
+            things[index, number] = F.avg_pool2d(covered, SIDE // side)[0]
             row, column = (half * place for place in PLACES[thing.place])
             quarters[number, row : row + half, column : column + half] = 1
     first, second = things >= 0.1
@@ -78,7 +107,7 @@ def facts_right(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> lis
 
 def right_padded(processor: MiniDreamProcessor, captions: Sequence[str]) -> Batch:
     """Captions as the released code batches them to draw: padded on the right, *then* the dream block, positions
-    counted on through the padding. A patient of the bug clinic."""
+    counted on through the padding."""
     rows = processor([Document([caption]) for caption in captions], "text", add_eos=False)  # padded on the right
     block = processor.continuation(["dream"] * len(captions))
 
@@ -88,6 +117,64 @@ def right_padded(processor: MiniDreamProcessor, captions: Sequence[str]) -> Batc
     masks = {name: joined(name) for name in ("input_ids", "attention_mask", "query_mask", "patch_mask", "labels")}
     places = torch.arange(masks["input_ids"].shape[1]).expand_as(masks["input_ids"])
     return Batch(**{**vars(rows), **masks, "position_ids": places})
+
+
+Patient = tuple[Callable[[Sequence[str]], Tensor], Tensor]
+
+
+def patients(model: MiniDream, processor: MiniDreamProcessor) -> dict[str, Patient]:
+    """The bug clinic: how each makes the conditions of captions, and its null condition."""
+
+    def states(batch: Batch) -> Tensor:
+        embeddings = model.embed(batch.input_ids, batch.query_mask)
+        hidden: Tensor = model.read(embeddings, batch.attention_mask, batch.position_ids).last_hidden_state
+        return hidden
+
+    def left_padded(captions: Sequence[str]) -> Batch:
+        documents = [Document([caption]) for caption in captions]
+        return processor(documents, "text_to_image", padding_side="left", generation_prompt=True)
+
+    @torch.no_grad()
+    def healthy(captions: Sequence[str]) -> Tensor:
+        batch = left_padded(captions)
+        return model.conditions(states(batch), batch.query_mask)
+
+    @torch.no_grad()
+    def padded_on_the_right(captions: Sequence[str]) -> Tensor:
+        batch = right_padded(processor, captions)
+        return model.conditions(states(batch), batch.query_mask)
+
+    @torch.no_grad()
+    def off_by_one(captions: Sequence[str]) -> Tensor:
+        batch = left_padded(captions)
+        return model.conditions(states(batch), batch.query_mask.roll(-1, 1))  # <dream>, and all but the last query
+
+    queries = len(model.dream_queries)
+    ids = torch.tensor([[processor.bos, processor.dream, *[processor.im_patch] * queries]])
+    with torch.no_grad():
+        null = model.null_condition()
+        placeholders = model.read(model.embed(ids)).last_hidden_state
+        unspliced = model.conditions(placeholders, torch.arange(queries + 2).unsqueeze(0) > 1)
+    return {
+        "healthy": (healthy, null),
+        "patient 1": (padded_on_the_right, null),
+        "patient 2": (healthy, unspliced),
+        "patient 3": (off_by_one, null),
+    }
+
+
+@torch.no_grad()
+def symptoms(model: MiniDream, patient: Patient, short: str, long: str) -> tuple[Tensor, Tensor]:
+    """Three examinations: the condition of `short` alone and in a batch with `long`, (2, Q, D); and what is drawn under
+    the first, the second, and the first with guidance, uint8 (3, 3, H, W), all from one noise."""
+    condition, null = patient
+    conditions = torch.stack([condition([short])[0], condition([short, long])[0]])
+    drawn = []
+    for chosen, guidance in ((conditions[:1], 1.0), (conditions[1:], 1.0), (conditions[:1], 3.0)):
+        generator = torch.Generator().manual_seed(0)
+        latents = model.decoder.sample(chosen, null, guidance=guidance, steps=10, generators=[generator])
+        drawn.append(model.decoder.decode(latents)[0])
+    return conditions, torch.stack(drawn)
 
 
 def measured(content: Mapping[str, Any], part: str, name: str = "") -> dict[str, Measured]:
@@ -134,36 +221,56 @@ def _items(leaf: Mapping[str, float]) -> list[bool]:
     return [True] * right + [False] * (int(leaf["n"]) - right)
 
 
-def _at(answer: Callable[[int, int], Sequence[int]], *sizes: tuple[int, int]) -> list[tuple[int, ...]]:
-    return [tuple(int(place) for place in answer(*each)) for each in sizes]
+_SIZES = ((13, 5, 8, 16), (3, 4, 64, 256))  # tokens of both texts, dream queries, patches
 
 
-_SIZES = ((10, 8), (3, 64))  # tokens of text, dream queries
+def _at(answer: Callable[[int, int, int, int], Sequence[int]]) -> list[tuple[int, ...]]:
+    return [tuple(int(place) for place in answer(*each)) for each in _SIZES]
+
+
+def _from(first: Callable[[int, int, int, int], int]) -> Callable[[int, int, int, int], tuple[int, int]]:
+    """Q places from a first one on."""
+    return lambda n1, n2, q, p: (first(n1, n2, q, p), first(n1, n2, q, p) + q)
+
+
+def _second(n1: int, n2: int, q: int, p: int) -> int:
+    return n1 + n2 + q + p + 6
+
 
 WHERE = Exercise(
-    "where the queries stand",
-    reference=lambda n, q: (n + 2, n + 2 + q),
-    right=lambda answer: _at(answer, *_SIZES) == [(12, 20), (5, 69)],
+    "where the second block's queries stand",
+    reference=_from(_second),
+    right=lambda answer: _at(answer) == [(48, 56), (333, 397)],
     mistakes=(
         Mistake(
-            lambda n, q: (n + 1, n + 1 + q),
-            lambda answer: _at(answer, *_SIZES) == [(11, 19), (4, 68)],
-            "this takes the state of <dream> and loses the last query: patient 3 of the clinic",
+            _from(lambda n1, n2, q, p: _second(n1, n2, q, p) - 1),
+            lambda answer: _at(answer) == [(47, 55), (332, 396)],
+            "one place too early: this takes the state of the second <dream> and loses the last query",
         ),
         Mistake(
-            lambda n, q: (n, n + q),
-            lambda answer: _at(answer, *_SIZES) == [(10, 18), (3, 67)],
-            "two tokens stand around the text: <s> before it, <dream> after it",
+            _from(lambda n1, n2, q, p: _second(n1, n2, q, p) + 1),
+            lambda answer: _at(answer) == [(49, 57), (334, 398)],
+            "one place too late: the first place is 0, and <s> has it",
         ),
         Mistake(
-            lambda n, q: (n + 2, n + 1 + q),
-            lambda answer: _at(answer, *_SIZES) == [(12, 19), (5, 68)],
+            _from(lambda n1, n2, q, p: n1 + 2),
+            lambda answer: _at(answer) == [(15, 23), (5, 69)],
+            "those are the first block's",
+        ),
+        Mistake(
+            _from(lambda n1, n2, q, p: n1 + n2 + q + 4),
+            lambda answer: _at(answer) == [(30, 38), (75, 139)],
+            "between the two texts stands the first picture twice: after its dream block comes its image block",
+        ),
+        Mistake(
+            _from(lambda n1, n2, q, p: n1 + n2 + q + p + 2),
+            lambda answer: _at(answer) == [(44, 52), (329, 393)],
+            "both blocks of the first picture have a token at either end",
+        ),
+        Mistake(
+            lambda n1, n2, q, p: (_second(n1, n2, q, p), _second(n1, n2, q, p) + q - 1),
+            lambda answer: _at(answer) == [(48, 55), (333, 396)],
             "the end of a slice is the first place that does not belong to it: one query is missing",
-        ),
-        Mistake(
-            lambda n, q: (n + 3, n + 3 + q),
-            lambda answer: _at(answer, *_SIZES) == [(13, 21), (6, 70)],
-            "this loses the first query and takes the state of <dream_end>",
         ),
     ),
 )
@@ -196,37 +303,63 @@ TRAINED = Exercise(
     ),
 )
 
-_PARTS = frozenset({"text 1", "picture 1", "text 2", "picture 2", "text 3"})
 
-MOVES = Exercise(
-    "what moves the second condition",
-    reference={"text 1", "picture 1", "text 2"},
-    right=lambda answer: set(answer) == {"text 1", "picture 1", "text 2"},
+def _found(one: Tensor, other: Tensor, centred: bool = True, cosine: bool = True, back: bool = False) -> float:
+    mean = torch.cat([one, other]).mean(0) if centred else 0
+    one, other = ((features - mean).float() for features in (one, other))
+    if cosine:
+        one, other = F.normalize(one, dim=-1), F.normalize(other, dim=-1)
+    alike = other @ one.T if back else one @ other.T
+    return (alike.argmax(1) == torch.arange(len(one))).float().mean().item()
+
+
+def _examples() -> list[tuple[Tensor, Tensor]]:
+    """Pairs of prompts (Q, F) that tell the classic mistakes apart."""
+    dice = torch.Generator().manual_seed(34)
+    shared, own = 3 * torch.randn(4, generator=dice), torch.randn(16, 4, generator=dice)
+    size = 0.3 + 2 * torch.rand(2, 16, 1, generator=dice)
+    noise = 0.5 * torch.randn(2, 16, 4, generator=dice)
+    one, other = shared + size * (own + noise)
+    return [(one, other), (other[:8], one[:8])]
+
+
+def _shares(answer: Callable[[Tensor, Tensor], float]) -> list[float]:
+    return [round(float(answer(one.clone(), other.clone())), 3) for one, other in _examples()]
+
+
+def _makes(answer: Callable[[Tensor, Tensor], float], **mistake: bool) -> bool:
+    return _shares(answer) == _shares(lambda one, other: _found(one, other, **mistake))
+
+
+FOUND = Exercise(
+    "how many queries are found again",
+    reference=_found,
+    right=_makes,
     mistakes=(
         Mistake(
-            {"text 1", "dream 2"},
-            lambda answer: not _PARTS.issuperset(answer),
-            "choose among " + ", ".join(f'"{part}"' for part in sorted(_PARTS)),
+            lambda one, other: _found(one, other, centred=False),
+            lambda answer: _makes(answer, centred=False),
+            "first take off what all queries share: the mean over both prompts and all queries",
         ),
         Mistake(
-            {"text 1", "picture 1", "text 2", "picture 2"},
-            lambda answer: "picture 2" in answer,
-            "picture 2 is drawn *from* this condition: its patches stand after the dream block",
+            lambda one, other: _found(one, other, cosine=False),
+            lambda answer: _makes(answer, cosine=False),
+            "a long vector has large products with everybody: a cosine divides by the lengths",
         ),
         Mistake(
-            {"text 1", "picture 1", "text 2", "text 3"},
-            lambda answer: "text 3" in answer,
-            "text 3 comes later, and the mask is causal",
+            lambda one, other: _found(one, other, back=True),
+            lambda answer: _makes(answer, back=True),
+            "you look for the queries of `other` in `one`: the largest of each *row* is asked",
         ),
         Mistake(
-            {"text 1", "text 2"},
-            lambda answer: "picture 1" not in answer,
-            "the queries see patches as they see words: part 3 exchanged an earlier picture",
+            lambda one, other: len(one) * _found(one, other),
+            lambda answer: _shares(answer) == [16 * _found(*_examples()[0]), 8 * _found(*_examples()[1])],
+            "a share is asked, from 0 to 1: divide by the number of queries",
         ),
         Mistake(
-            {"picture 1", "text 2"},
-            lambda answer: "text 1" not in answer,
-            "attention reaches back to the very first word",
+            lambda one, other: 1.0,
+            lambda answer: _shares(answer) == [1.0, 1.0],
+            "every query is found: is each prompt compared with itself?",
         ),
     ),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -71,15 +71,17 @@ def route(picture: Any, stages: Mapping[str, Any], alt: str) -> Figure:
 def atlas(maps: Any, rows: Sequence[str], alt: str, pictures: Sequence[Any] = (), cell: int = 88) -> Figure:
     """Maps (R, Q, h, w) of shares, a row each label and a column each query; beside a row its picture, if there is one.
 
-    White is no share at all, violet twice the equal share 1 / Q, black three times or more: one scale for all.
-    Raises ValueError if the rows are not R.
+    One scale for all, written below: white is no share at all, black the largest; along the square root, so that small
+    shares can be told apart beside a large one. Raises ValueError if the rows are not R.
     """
     shares = _numbers(maps)
     if len(shares) != len(rows) or (pictures and len(pictures) != len(rows)):
         raise ValueError(f"{len(shares)} rows of maps, {len(rows)} labels, {len(pictures)} pictures: one of each")
-    queries, gap, label = shares.shape[1], 6, 110
+    queries, gap, label, most = shares.shape[1], 6, 110, float(shares.max())
     first = _MARGIN + label + bool(pictures) * (cell + gap)
-    figure, axes = _sheet(first + queries * (cell + gap) + _MARGIN, _LINE + len(rows) * (cell + gap) + _MARGIN)
+    below = _LINE + len(rows) * (cell + gap)
+    figure, axes = _sheet(first + queries * (cell + gap) + _MARGIN, below + 2 * _LINE + _MARGIN)
+    style: dict[str, Any] = {"cmap": _SHARE, "norm": PowerNorm(0.5, 0, most), "interpolation": "nearest"}
     for query in range(queries):
         _write(axes, first + query * (cell + gap) + cell / 2, _LINE * 0.6, f"query {query}")
     for row, name in enumerate(rows):
@@ -91,9 +93,44 @@ def atlas(maps: Any, rows: Sequence[str], alt: str, pictures: Sequence[Any] = ()
             axes.imshow(_pixels(picture), extent=extent, interpolation="nearest", aspect="auto")
         for query, values in enumerate(shares[row]):
             left = first + query * (cell + gap)
-            style: dict[str, Any] = {"cmap": _SHARE, "vmin": 0, "vmax": 3 / queries, "interpolation": "nearest"}
             axes.imshow(values, extent=(left, left + cell, top + cell, top), aspect="auto", **style)
             axes.add_patch(Rectangle((left, top), cell, cell, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
+    wide, ramp = 2 * cell, np.linspace(0, most, 64)[None]
+    axes.imshow(ramp, extent=(first, first + wide, below + 14, below + 4), aspect="auto", **style)
+    for share, words in ((0.0, "0"), (1 / queries, f"1/{queries}"), (most, f"{most:.2f}")):
+        if share <= most:
+            _write(axes, first + wide * share / most, below + 24, words, fontsize=7)
+    _write(axes, first + wide + 24, below + 9, f"share of the attention (1/{queries}: the equal share)", ha="left")
+    figure.set_label(alt)
+    return figure
+
+
+def grid(
+    pictures: Sequence[Sequence[Any]], rows: Sequence[str], columns: Sequence[str], alt: str,
+    marks: Sequence[Sequence[str]] | None = None, cell: int = 96,
+) -> Figure:  # fmt: skip
+    """Pictures (R, C), small, a row and a column each label; under each its mark, if there is one.
+
+    Colours are rounded to steps of 8: a page of many pictures stays a small file. Raises ValueError if pictures or
+    marks are not (R, C).
+    """
+    for name, given in (("pictures", pictures), ("marks", marks)):
+        if given is not None and [len(each) for each in given] != [len(columns)] * len(rows):
+            raise ValueError(f"{name} are not {(len(rows), len(columns))}")
+    gap, label, high = 6, 84, cell + (18 if marks else 6)
+    figure, axes = _sheet(label + len(columns) * (cell + gap) + _MARGIN, 1.4 * _LINE + len(rows) * high + _MARGIN)
+    for column, name in enumerate(columns):
+        _write(axes, label + column * (cell + gap) + cell / 2, 0.8 * _LINE, name)
+    for row, name in enumerate(rows):
+        top = 1.4 * _LINE + row * high
+        _write(axes, label - 8, top + cell / 2, name, ha="right")
+        for column, picture in enumerate(pictures[row]):
+            left = label + column * (cell + gap)
+            frame = np.minimum(_pixels(picture).astype(int) // 8 * 8 + 4, 255).astype(np.uint8)
+            axes.imshow(frame, extent=(left, left + cell, top + cell, top), interpolation="nearest", aspect="auto")
+            axes.add_patch(Rectangle((left, top), cell, cell, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
+            if marks and marks[row][column]:
+                _write(axes, left + cell / 2, top + cell + 8, marks[row][column], fontsize=7.5)
     figure.set_label(alt)
     return figure
 

@@ -199,28 +199,33 @@ def token_ribbon(
 
 
 def _box(axes: Axes, x: float, y: float, kind: str, title: str, shape: str, part: Any = None) -> None:
-    """A part of the model around (x, y): hatched when none of its parameters is trained, solid when one is."""
+    """A part of the model around (x, y): hatched: all its parameters are frozen; solid: one is trained; white: data."""
     parameters = [] if part is None else list(part.parameters()) if hasattr(part, "parameters") else [part]
     count = sum(parameter.numel() for parameter in parameters)
     trained = any(parameter.requires_grad for parameter in parameters)
-    style = {"facecolor": _tint(kind)} if trained or not count else {"facecolor": PALETTE["paper"], "hatch": "////"}
+    face, hatch = _tint(kind) if trained else PALETTE["paper"], "////" if count and not trained else ""
+    style: dict[str, Any] = {"facecolor": face, "hatch": hatch}
     axes.add_patch(Rectangle((x - 88, y - 34), 176, 68, edgecolor=PALETTE[kind], linewidth=1.6, **style))
     size = f"{count:,} {'trained' if trained else 'frozen'}" if count else ""
     words = "\n".join(line for line in (title, shape, size) if line)
-    patch = {"facecolor": PALETTE["paper"] if "hatch" in style else "none", "edgecolor": "none", "pad": 2}
+    patch = {"facecolor": PALETTE["paper"] if hatch else "none", "edgecolor": "none", "pad": 2}
     _write(axes, x, y, words, bbox=patch, linespacing=1.35)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = "ink", dashes: str = "-"
+) -> None:
     # No shrinking: the ends are given where the boxes' edges are.
     style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(start, end, color=PALETTE["ink"], **style))
+    axes.add_patch(FancyArrowPatch(start, end, color=PALETTE[color], linestyle=dashes, **style))
 
 
-def architecture(model: Any, alt: str = "") -> Figure:
+def architecture(model: Any, alt: str = "", losses: bool = False) -> Figure:
     """The parts of a `MiniDream` and what flows between them, with the live model's own shapes and parameter counts.
 
     Seen on the left (picture to patches to words), created on the right (dream queries to condition to picture).
+    With `losses`, dashed, the way back of each loss's gradient to the parts that stage I trains, where a document has
+    either a picture to see or one to dream.
     """
     eye, hand, language = model.vision, model.decoder, model.llm.config
     queries, width = (int(side) for side in model.dream_queries.shape)
@@ -253,7 +258,19 @@ def architecture(model: Any, alt: str = "") -> Figure:
     _arrow(axes, around[-1], (middle + 60, 164))
     _write(axes, (middle + right) / 2, 116, f"{queries} hidden states")
     _write(axes, (left + middle) / 2, 116, f"{patches} embeddings")
-    _write(axes, left, 44, "solid: trained\nhatched: frozen", linespacing=1.5)
+    legend = ["solid: trained", "hatched: frozen", "white: data", *(["dashed: gradients"] if losses else [])]
+    _write(axes, left, 46, "\n".join(legend), linespacing=1.4)
+    if losses:
+        words = [((middle + 30, 78), (middle + 30, 96)), ((middle - 88, 146), (left + 88, 146))]
+        dreams = [((right + 30, 316), (right + 30, 274)), ((right + 30, 206), (right + 30, 164)),
+                  ((right - 88, 146), (middle + 88, 146)), ((middle - 8, 164), (middle - 8, 206))]  # fmt: skip
+        for x, y, kind, color, back in (
+            (middle + 68, 87, "word", "patch", words),
+            (right + 70, 295, "dream", "diffusion", dreams),
+        ):
+            _write(axes, x, y, f"{kind} loss", color)
+            for start, end in back:
+                _arrow(axes, start, end, color, "--")
     figure.set_label(
         alt
         or f"MiniDream: {patches} patches of a picture and words enter a language model of width "
