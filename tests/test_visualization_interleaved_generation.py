@@ -261,11 +261,12 @@ def test_examples_come_before_the_question_that_is_asked():
 
 
 def test_contradictions_say_one_colour_and_show_another():
-    plan = ["A red star.", Scene("grey", (STAR,)), "It turns green.", Scene("grey", (STAR,)), "A ring appears."]
+    plan = ["A red star on grey.", Scene("grey", (STAR,)), "It turns green.", Scene("grey", (STAR,)), "A ring appears."]
     found = contradictions(plan, STAR)
-    assert len(found) == 12 and all(said != painted for said, painted, _ in found)
+    assert len(found) == 24 and all(said != painted for said, painted, _ in found)
     said, painted, document = found[0]
-    assert document.texts == ["A red star.", f"The star turns {said}.", "A ring appears."]
+    assert document.texts == ["A red star on grey.", f"The star turns {said}.", "A ring appears."]
+    assert found[-1][2][0] == "A red star on white." and found[-1][2][1] == draw(Scene("white", (STAR,)))
     assert document.pictures[1] == draw(Scene("grey", (replace(STAR, color=painted),)))
     assert color_at(BOTH, "top left") == "red" and color_at(BOTH, "top right") is None and color_at(None, "x") is None
 

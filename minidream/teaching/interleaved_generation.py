@@ -83,14 +83,16 @@ def guesses(pictures: Sequence[Image.Image]) -> list[Scene | None]:
 
 
 def contradictions(plan: Sequence[str | Scene], thing: Thing) -> list[tuple[str, str, Document]]:
-    """Documents whose third part says that the thing turns one colour and whose fourth shows it in another: (what is
-    said, what is shown, the document up to the plan's end)."""
-    first, before, _, _, *rest = plan
-    assert isinstance(before, Scene)
+    """Documents whose third part says that the thing turns one colour and whose fourth shows it in another, on two
+    backgrounds: (what is said, what is shown, the document up to the plan's end)."""
+    caption, before, _, _, *rest = plan
+    assert isinstance(caption, str) and isinstance(before, Scene)
     found = []
-    for said, painted in permutations(("green", "blue", "orange", "yellow"), 2):
-        shown = replace(before, things=(replace(thing, color=painted),))
-        found.append((said, painted, render([first, before, f"The {thing.shape} turns {said}.", shown, *rest])))
+    for background in ("grey", "white"):
+        first = [caption.replace(before.background, background), replace(before, background=background)]
+        for said, painted in permutations(("green", "blue", "orange", "yellow"), 2):
+            shown = Scene(background, (replace(thing, color=painted),))
+            found.append((said, painted, render([*first, f"The {thing.shape} turns {said}.", shown, *rest])))
     return found
 
 
