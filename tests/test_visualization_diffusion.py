@@ -11,8 +11,9 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from PIL import Image
-from tiny import tiny_scheduler
+from tiny import tiny_diffusion, tiny_scheduler
 
+from minidream.modeling.diffusion import ImageDecoder
 from minidream.score_distillation import schedule
 from minidream.teaching import diffusion as lesson
 from minidream.visualization import PALETTE
@@ -81,6 +82,8 @@ def test_maps_are_signed_or_hot_and_stand_beside_their_picture():
     assert dark.vmax == 1 and pale.vmax == 4  # a common scale for two figures
     hot = maps([grid.abs()], ["a"], "in words", signed=False)
     assert len(hot.axes[0].images) == 1
+    two = maps([grid.abs(), grid.abs() / 4], ["a", "b"], "in words", signed=False)
+    assert [image.norm.vmax for image in two.axes[0].images] == [1, 1]  # one scale: the second is pale
 
 
 def test_a_sheet_keeps_the_order_of_its_pictures():
@@ -173,6 +176,32 @@ def test_a_swap_tells_whether_the_word_or_the_start_decides(listens: bool):
     from_start, from_word = lesson.spreads(pictures)
     assert len(pictures) == 72
     assert (from_word > 80 and from_start < 5) if listens else (from_start > 40 and from_word < 5)
+
+
+def _tiny_decoder() -> ImageDecoder:
+    parts = tiny_diffusion()
+    return ImageDecoder(parts.vae, parts.unet, parts.scheduler)
+
+
+def test_guidance_is_foreseen_on_the_way_that_the_sampler_takes():
+    decoder, film = _tiny_decoder(), []
+    said, empty = torch.randn(2, 1, 5, decoder.condition_dim, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(decoder.latent_shape, generator=lesson.seeds(1)[0])[None]
+    decoder.sample(said, empty, guidance=2, steps=3, generators=lesson.seeds(1), callback=lambda _, z: film.append(z))
+    foreseen, apart = lesson.guided(decoder, said, empty, noise, [0, 1, 2], steps=3)
+    torch.testing.assert_close(foreseen[:, 2], torch.cat(film))
+    torch.testing.assert_close(foreseen[:, 2] - foreseen[:, 1], foreseen[:, 1] - foreseen[:, 0], atol=1e-4, rtol=1e-3)
+    assert apart == pytest.approx([(one - none).std().item() for none, one, _ in foreseen], rel=1e-3)
+
+
+def test_an_exchange_of_all_tokens_is_the_other_caption():
+    decoder = _tiny_decoder()
+    said, other = torch.randn(2, 1, 5, decoder.condition_dim, generator=torch.Generator().manual_seed(0))
+    drawn = lesson.exchanged(decoder, said, other, [[], [1], range(5)])
+    for row, condition in ((0, said), (2, other)):
+        plain = decoder.sample(condition, guidance=1, steps=8, generators=lesson.seeds(1))
+        torch.testing.assert_close(drawn[row], plain[0], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(drawn[1], drawn[0], atol=1e-4)
 
 
 def test_an_examination_counts_right_pictures_and_their_spread(monkeypatch: pytest.MonkeyPatch):
