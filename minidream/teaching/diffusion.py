@@ -74,7 +74,7 @@ class Copying(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unet = small_unet()
+        self.unet: Any = small_unet()
 
     def forward(self, noisy: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Any:
         """As diffusers' UNet: an object whose `sample` is the answer, like `noisy` (M, C, h, w)."""

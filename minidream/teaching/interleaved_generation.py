@@ -77,7 +77,7 @@ def _borrowed(right: Thing, there: Thing, others: Sequence[Thing]) -> bool:
 def guesses(pictures: Sequence[Image.Image]) -> list[Scene | None]:
     """What the exact reader takes pictures for if it may not refuse; None where it sees nothing at all."""
     everything = 1e9  # no picture is so far from a template, or so near to a second one
-    limits = {"LEFT_OVER": np.full(2, everything), "MARGIN": -everything}
+    limits: dict[str, Any] = {"LEFT_OVER": np.full(2, everything), "MARGIN": -everything}
     with patch.multiple(read, **limits, UNEXPLAINED=everything, COLOR_TOLERANCE=everything):
         return look(pictures)
 
@@ -89,10 +89,10 @@ def contradictions(plan: Sequence[str | Scene], thing: Thing) -> list[tuple[str,
     assert isinstance(caption, str) and isinstance(before, Scene)
     found = []
     for background in ("grey", "white"):
-        first = [caption.replace(before.background, background), replace(before, background=background)]
+        told, first = caption.replace(before.background, background), replace(before, background=background)
         for said, painted in permutations(("green", "blue", "orange", "yellow"), 2):
             shown = Scene(background, (replace(thing, color=painted),))
-            found.append((said, painted, render([*first, f"The {thing.shape} turns {said}.", shown, *rest])))
+            found.append((said, painted, render([told, first, f"The {thing.shape} turns {said}.", shown, *rest])))
     return found
 
 
@@ -221,7 +221,7 @@ PASSES = Exercise(
 
 _TEXTS, _DREAM, _IMAGE = (13, 7, 8), 10, 18  # text, picture, text, picture, text, picture; <s> is in the first
 _BLOCKS = _DREAM + _IMAGE
-CROP = Exercise(
+CROP: Exercise = Exercise(
     "where to cut the cache",
     reference=lambda texts, changed: (
         sum(texts[: (changed + 1) // 2]) + _BLOCKS * (changed // 2) + _DREAM * (changed % 2)

@@ -47,7 +47,7 @@ def float32_muon() -> Iterator[None]:
     """Let Muon orthogonalise in float32 where bf16 is only imitated: a quarter of a training step went there."""
     original = _muon._zeropower_via_newtonschulz
     if not bf16_is_fast():
-        _muon._zeropower_via_newtonschulz = _orthogonalised
+        _muon._zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]  # the names of arguments differ
     try:
         yield
     finally:
