@@ -99,8 +99,8 @@ def figures(result: dict[str, Any]) -> str:
     n, seconds = result["settings"]["n"], result["settings"]["seconds"]
     command = f"`minidream evaluate all --n {n} --json data/results/evaluation.json`"
     note = f"{command}, {seconds / 60:.0f} minutes of one CPU core; ± is half a 95 % interval."
-    if kept := result["settings"].get("kept"):  # its weights have not changed since it was measured
-        note += f" Of an earlier run, and not in these minutes: {kept}."
+    if left_out := result["settings"].get("left_out"):
+        note += f" Left out to save time: {left_out}."
     return "\n".join([*lines, "", note])
 
 

@@ -71,7 +71,7 @@ _MINI = {
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=5950, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
+        "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.1, "image_to_text": 0.06, "interleaved": 0.62, "qa": 0.11,
             "text": 0.02, "text_states": 0.06, "text_qa": 0.03,
