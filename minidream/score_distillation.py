@@ -44,19 +44,29 @@ def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor)
 
 
 def draw_noise(scheduler: Any, latents: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Noise (M, C, h, w) and timesteps (M,) for a batch of latents.
-
-    Each timestep is uniform, but together they are spread evenly over 0 .. T-1 (one random offset, as in Variational
-    Diffusion Models): the batch's loss varies much less than with independent ones, at no cost.
-    """
+    """Noise (M, C, h, w) and timesteps (M,) for a batch of latents, see `draw_timesteps`."""
     device = generator.device if generator is not None else latents.device
-    count, total = len(latents), len(scheduler.alphas_cumprod)
     noise = torch.randn(latents.shape, generator=generator, device=device)
-    places = (
-        torch.rand(1, generator=generator, device=device) + torch.arange(count, device=device) / max(count, 1)
-    ) % 1
-    timesteps = (places * total).long().clamp(max=total - 1)
+    timesteps = draw_timesteps(scheduler, len(latents), generator=generator, device=device)
     return noise.to(latents.device), timesteps.to(latents.device)
+
+
+def draw_timesteps(
+    scheduler: Any,
+    count: int,
+    bias: float = 1.0,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`count` timesteps of 0 .. T-1, (M,): uniform, or with a density that grows as t^(bias - 1).
+
+    Together they are spread evenly (one random offset, as in Variational Diffusion Models): the batch's loss varies
+    much less than with independent ones, at no cost.
+    """
+    total = len(scheduler.alphas_cumprod)
+    offset = torch.rand(1, generator=generator, device=device)
+    places = (offset + torch.arange(count, device=device) / max(count, 1)) % 1
+    return (places ** (1 / bias) * total).long().clamp(max=total - 1)
 
 
 def true_prediction(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -167,8 +177,8 @@ def dream_loss(
     Optimised: whatever made `condition` (M, Q, D): in DreamLLM the LLM, the dream queries and the projector. The
     gradient flows *through* the UNet (its Jacobian is kept) into `condition`. `latents` (M, C, h, w) are real and
     scaled. `noise` (as latents) and `timesteps` (M,) are drawn if not given. `target` (as latents) takes the place of
-    the true epsilon (or v): for instance the prediction of a teacher that knows the caption, at the same z_t; its
-    mean is the same and its variance far lower.
+    the true epsilon (or v): for instance the prediction of a teacher that knows the caption, at the same z_t. It has
+    far less variance, and the same mean as far as the teacher is right.
 
     Raises `UserError` for shapes that do not fit, timesteps out of range, or another prediction type.
     """

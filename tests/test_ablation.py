@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from minidream import cli
-from minidream.ablation import BUDGETS, GRIDS, ablate, rewrite, stage_one
+from minidream.ablation import BUDGETS, GRIDS, ablate, rewrite, stage_one, synergy
 from minidream.ablation.grids import recipe_of
 from minidream.ablation.results import table
 from minidream.documents import Document
@@ -170,7 +170,7 @@ def test_another_file_is_refused_and_left(grid: Any, tmp_path: Path, change: Any
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("colours", {}, "unknown ablation 'colours': choose one of queries, alignment, target, rewrite"),
+        ("colours", {}, "unknown ablation 'colours': choose one of queries, alignment, target, rewrite, synergy"),
         ("target", {"preset": "tiny"}, "unknown preset 'tiny': choose one of nano, mini"),
         ("target", {"seeds": []}, "seeds are whole numbers"),
         ("target", {"seeds": [0, 1.5]}, "seeds are whole numbers"),
@@ -241,6 +241,36 @@ def test_both_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> N
     assert set(rewritten["stories"]) == {*direct["stories"], "captions"}
     assert all(leaf["n"] == NANO.stories for leaf in rewritten["stories"].values())
     assert "minidream" in content["settings"]["weights"]
+
+
+def test_who_learns_jointly_and_who_learns_one_thing_learn_from_the_same(nano: Path) -> None:
+    for documents in ("pairs", "interleaved"):
+        batches, weights = [], {}
+        for learns in ("comprehension", "creation", "joint"):
+            sizes, recipe = synergy.recipe_of(NANO, {"learns": learns, "documents": documents}, 3)
+            task = DreamTask(sizes, recipe, nano, None)
+            batches.append(task.batch(random.Random(0)))
+            losses = task.losses(batches[-1], task.modules)
+            parts = {name.split("/")[1] for name in losses if "/" in name and losses[name].requires_grad}
+            assert ("dream" in parts) == (learns != "comprehension")
+            weights[learns] = (recipe.language_weight, recipe.dream_weight)
+            assert recipe.seed == 3 and set(recipe.trainable) == {
+                "llm", "visual_projector", "dream_queries", "condition_projector"
+            }  # fmt: skip
+        assert batches[0] == batches[1] == batches[2]
+        assert ("interleaved" in batches[0]) == (documents == "interleaved")
+        assert weights["joint"] == (weights["comprehension"][0], weights["creation"][1])
+        assert weights["comprehension"][1] == weights["creation"][0] == 0
+
+
+def test_what_a_setting_does_not_learn_is_not_examined(nano: Path, tmp_path: Path) -> None:
+    content = ablate("synergy", [0], tmp_path / "synergy.json", "nano", nano)
+    assert len(content["runs"]) == 6 and content["settings"]["steps"] == 2
+    for run in content["runs"]:
+        learns = run["variables"]["learns"]
+        assert ("comprehension" in run) == (learns != "creation")
+        assert ("creation" in run) == ("stories" in run) == (learns != "comprehension")
+    assert "comprehension / captions" in table(content) and "stories / edits" in table(content)
 
 
 def test_the_table_has_a_column_for_each_setting() -> None:

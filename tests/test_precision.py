@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim import Muon
 
-from minidream.training import loop
-from minidream.training.precision import float32_attention_on_cpu
+from minidream.training import loop, precision
+from minidream.training.precision import float32_attention_on_cpu, float32_muon
 from minidream.training.stages import FOLDERS, train
 
 
@@ -25,6 +26,25 @@ def test_attention_stays_in_float32_under_autocast_and_is_given_back() -> None:
     assert rounded.dtype == torch.bfloat16 and kept.dtype == torch.float32
     assert torch.equal(kept, exact)
     assert F.scaled_dot_product_attention is untouched
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
+def test_muon_in_float32_takes_the_same_step_more_exactly(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def step(fast: bool) -> torch.Tensor:
+        monkeypatch.setattr(precision, "bf16_is_fast", lambda: fast)
+        weight = torch.nn.Parameter(torch.zeros(shape))
+        weight.grad = gradient.clone()
+        with float32_muon():
+            Muon([weight], lr=1.0, weight_decay=0.0).step()
+        return weight.detach()
+
+    rounded, exact = step(fast=True), step(fast=False)
+    assert (exact - rounded).norm() < 0.03 * exact.norm()
+    assert not torch.equal(exact, rounded)
 
 
 def test_every_stage_trains_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

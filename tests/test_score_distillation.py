@@ -17,6 +17,7 @@ from minidream.score_distillation import (
     add_noise,
     clip_alignment_loss,
     draw_noise,
+    draw_timesteps,
     dream_loss,
     gaussian_kl_weight,
     loss_weight,
@@ -63,6 +64,15 @@ def test_drawn_timesteps_are_uniform_and_spread() -> None:
         assert len(set(row.tolist())) >= 9
     share = torch.bincount(tenths[:, 0], minlength=10) / 500  # the first of a batch is uniform by itself
     assert (share - 0.1).abs().max() < 0.05
+
+
+def test_biased_timesteps_lie_where_there_is_more_noise() -> None:
+    scheduler, generator = tiny_scheduler(), torch.Generator().manual_seed(0)
+    draws = torch.cat([draw_timesteps(scheduler, 10, 2.5, generator) for _ in range(500)])
+    assert draws.min() >= 0 and draws.max() == 999
+    for at in (300, 600, 900):  # P(t < T u) = u^bias
+        assert abs((draws < at).float().mean() - (at / 1000) ** 2.5) < 0.02
+    assert draw_timesteps(scheduler, 0).shape == (0,)
 
 
 # -- score and KL -----------------------------------------------------------------------------------------------------

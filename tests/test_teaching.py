@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 import pytest
 
 from minidream import teaching
-from minidream.teaching import Bill, Exercise, Mistake, reveal, tour
+from minidream.teaching import Bill, Exercise, Mistake, reveal, score_distillation, tour
 
 LESSONS = [import_module(f"minidream.teaching.{info.name}") for info in iter_modules(teaching.__path__)]
 EXERCISES = [value for lesson in LESSONS for value in vars(lesson).values() if isinstance(value, Exercise)]
@@ -46,3 +46,9 @@ def test_predictions_are_revealed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_bill_names_time_and_memory() -> None:
     seconds, cpu, memory = str(Bill()).split(", ")
     assert seconds.startswith("0 s on ") and cpu == "0 s of CPU time" and memory.endswith(" GB of memory")
+
+
+def test_most_is_more_than_half() -> None:
+    assert [score_distillation.most_or_few([True] * right + [False] * (4 - right)) for right in range(5)] == [
+        *("few", "few", "few", "most", "most")
+    ]

@@ -192,5 +192,17 @@ def test_the_stretched_schedule_of_the_exercise_is_diffusers_own():
     torch.testing.assert_close(torch.tensor(lesson.STRETCH.reference(published.tolist())), cured, atol=1e-4, rtol=1e-4)
 
 
-def test_the_mean_of_two_sides_is_a_hyperbolic_tangent():
-    assert lesson.MEAN.reference(0.3, [-1.0, 1.0], 0.6, 0.8) == pytest.approx(np.tanh(0.6 * 0.3 / 0.64))
+def test_the_mean_of_a_gaussian_under_the_noise_is_that_of_its_product_with_the_likelihood():
+    mean, variance, alpha, sigma, z = 2.0, 4.0, 0.6, 0.8, 0.5
+    x = np.linspace(-30, 30, 100_001)
+    weight = np.exp(-((x - mean) ** 2) / (2 * variance) - (z - alpha * x) ** 2 / (2 * sigma**2))
+    assert lesson.MEAN.reference(z, mean, variance, alpha, sigma) == pytest.approx((x * weight).sum() / weight.sum())
+    assert lesson.MEAN.reference(z, mean, variance, 0.0, 1.0) == mean  # without a signal: as before anything was seen
+    assert lesson.MEAN.reference(z, mean, variance, alpha, 1e-6) == pytest.approx(z / alpha)
+
+
+def test_a_copying_unet_adds_its_input():
+    torch.manual_seed(0)
+    copying, noisy, words = lesson.Copying(), torch.randn(2, 4, 8, 8), torch.randn(2, 3, 32)
+    said = copying.unet(noisy, 10, encoder_hidden_states=words).sample
+    torch.testing.assert_close(copying(noisy, 10, encoder_hidden_states=words).sample, said + noisy)

@@ -12,13 +12,31 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from minidream.documents import Document
+from minidream.evaluation.candidate import look
 from minidream.generation import End, Event, Picture, PictureComing, TextPiece
-from minidream.teaching.interleaved_generation import blind, exchanged, faults, ground, last_pictures, three_pictures
+from minidream.teaching.interleaved_generation import (
+    answers,
+    blind,
+    by_example,
+    color_at,
+    contradictions,
+    exchanged,
+    fact_of,
+    fault,
+    ground,
+    guesses,
+    in_context,
+    last_pictures,
+    misled,
+    swapped,
+    three_pictures,
+    timed,
+)
 from minidream.visualization import PALETTE
 from minidream.visualization.interleaved_generation import Beat, Desk, Step, dependence, growth, scores, wish
 from minidream.world.draw import draw
 from minidream.world.scene import BACKGROUNDS, Scene, Thing
-from minidream.world.tell import Story
+from minidream.world.tell import Question, Story
 
 RED, BLUE = (Image.new("RGB", (64, 64), color) for color in ("#c02040", "#2040c0"))
 STAR, RING = Thing("top left", "red", "star", "large"), Thing("bottom right", "blue", "ring", "small")
@@ -66,8 +84,8 @@ def test_a_long_wish_goes_on_in_another_row():
 
 
 def test_dependence_is_darker_where_more_moves_and_says_where_nothing_does():
-    figure = dependence([[0.5, 0.1], [1e-6, 0.25]], ["a word", "a picture"], ["1", "2"], alt="a staircase")
-    assert words(figure)[2:] == ["a word", "0.50", "0.10", "a picture", "0", "0.25"]
+    figure = dependence([[0.5, 0.001], [0.0, 0.25]], ["a word", "a picture"], ["1", "2"], alt="a staircase")
+    assert words(figure)[2:] == ["a word", "0.50", "<0.01", "a picture", "0", "0.25"]
     alphas = [cell.get_alpha() for cell in filled(figure, "query")]
     assert alphas[0] == 1 and alphas[2] == 0 and alphas[1] < alphas[3] < 1
     with pytest.raises(ValueError, match="another number of cells"):
@@ -80,6 +98,13 @@ def test_scores_are_as_long_as_their_share_and_count_what_passed():
     bar, control = figure.axes[0].patches
     assert control.get_width() == 2 * bar.get_width() and (bar.get_hatch(), control.get_hatch()) == (None, "////")
     assert {"3 of 12", "6 of 12"} <= set(words(figure)) and figure.get_label() == "two scores"
+
+
+def test_a_known_share_has_no_interval():
+    measured, known = (
+        scores({"it": leaf}, alt="a score") for leaf in ({"mean": 0.5, "low": 0.1, "high": 0.6, "n": 4}, {"mean": 0.5})
+    )
+    assert len(measured.axes[0].lines) == len(known.axes[0].lines) + 1 and "0.50" in words(known)
 
 
 @pytest.mark.parametrize("figure", [lambda: dependence([[1.0]], ["a"], ["b"]), lambda: scores({})])
@@ -137,36 +162,57 @@ def change(thing: Thing, **facts: str) -> Scene:
 
 
 GREEN = change(STAR, color="green")  # the truth after "The star turns green."
-FOUND = {  # what is shown: what is wrong with it
-    "all right": (GREEN, set()),
-    "a shift is no fault": (Scene("grey", (replace(GREEN.things[0], offset=(2, 1)), RING)), set()),
-    "not readable": (None, {"unreadable"}),
-    "nothing was changed": (BOTH, {"order"}),
-    "another colour": (change(STAR, color="cyan"), {"order"}),
-    "the ring's colour": (change(STAR, color="blue"), {"fused"}),
-    "the ring is a green star": (Scene("grey", (GREEN.things[0], replace(RING, shape="star"))), {"fused"}),
-    "the ring has grown": (Scene("grey", (GREEN.things[0], replace(RING, size="large"))), {"drift"}),
-    "the ring is gone": (Scene("grey", GREEN.things[:1]), {"forgotten"}),
-    "a cross came": (Scene("grey", (*GREEN.things, Thing("top right", "cyan", "cross", "small"))), {"invented"}),
-    "another background": (replace(GREEN, background="white"), {"drift"}),
-    "the wrong thing turned green": (Scene("grey", (STAR, replace(RING, color="green"))), {"order", "fused"}),
+CROSS = Thing("top right", "cyan", "cross", "small")
+FOUND = {  # what is shown: its fault
+    "all right": (GREEN, None),
+    "a shift is no fault": (Scene("grey", (replace(GREEN.things[0], offset=(2, 1)), RING)), None),
+    "nothing was changed": (BOTH, "order"),
+    "another colour": (change(STAR, color="cyan"), "order"),
+    "the ring's colour": (change(STAR, color="blue"), "fused"),
+    "the ring is a green star": (Scene("grey", (GREEN.things[0], replace(RING, shape="star"))), "fused"),
+    "the ring has the star's old colour": (Scene("grey", (GREEN.things[0], replace(RING, color="red"))), "fused"),
+    "the ring has grown": (Scene("grey", (GREEN.things[0], replace(RING, size="large"))), "drift"),
+    "the ring is gone": (Scene("grey", GREEN.things[:1]), "forgotten"),
+    "a cross came": (Scene("grey", (*GREEN.things, CROSS)), "invented"),
+    "another background": (replace(GREEN, background="white"), "drift"),
+    "fused is before order": (Scene("grey", (STAR, replace(RING, color="green"))), "fused"),
+    "order is before forgotten": (Scene("grey", (STAR,)), "order"),
+    "forgotten is before invented": (Scene("grey", (GREEN.things[0], CROSS)), "forgotten"),
+    "invented is before drift": (Scene("white", (*GREEN.things, CROSS)), "invented"),
 }
 
 
 @pytest.mark.parametrize("shown, expected", FOUND.values(), ids=list(FOUND))
-def test_faults_have_their_names(shown: Scene | None, expected: set[str]):
-    assert faults(BOTH, GREEN, shown) == expected
+def test_a_failed_picture_has_one_fault(shown: Scene, expected: str | None):
+    assert fault(BOTH, GREEN, shown) == expected
 
 
-def test_a_thing_that_should_have_moved_and_stands_there_still_is_an_order_missed():
+def test_what_the_reader_refuses_is_blurred_if_its_guess_is_right():
+    assert fault(BOTH, GREEN, None, GREEN) == "blurred" and fault(BOTH, GREEN, None, BOTH) == "unreadable"
+    assert fault(BOTH, GREEN, None) == "unreadable"
+
+
+def test_a_thing_that_should_have_moved_is_an_order():
     moved = Scene("grey", (replace(STAR, place="top right"), RING))
-    both = Scene("grey", (STAR, *moved.things))
-    assert faults(BOTH, moved, both) == {"order"} and faults(BOTH, moved, BOTH) == {"order", "forgotten"}
+    for shown in (Scene("grey", (STAR, *moved.things)), BOTH, Scene("grey", (RING,))):
+        assert fault(BOTH, moved, shown) == "order"
+    appeared = Scene("grey", (*BOTH.things, CROSS))
+    assert fault(BOTH, appeared, BOTH) == "order" and fault(BOTH, appeared, Scene("grey", (STAR, CROSS))) == "forgotten"
 
 
 def test_the_first_picture_has_nothing_to_drift_from():
-    assert faults(None, BOTH, replace(BOTH, background="white")) == {"order"}
-    assert faults(None, BOTH, change(RING, size="large")) == {"order"}
+    assert (
+        fault(None, BOTH, replace(BOTH, background="white")) == fault(None, BOTH, change(RING, size="large")) == "order"
+    )
+    assert fault(None, BOTH, Scene("grey", (*BOTH.things, CROSS))) == "invented"
+    assert fault(None, BOTH, change(RING, color="red")) == "fused"
+
+
+def test_a_guess_is_what_the_reader_would_not_say():
+    picture = draw(BOTH)
+    between = Image.blend(picture, draw(change(STAR, color="orange")), 0.45)
+    assert look([picture, between]) == [BOTH, None] and guesses([picture, between]) == [BOTH, BOTH]
+    assert look([between]) == [None]  # the limits are back
 
 
 def test_controls_take_the_picture_away_or_exchange_it_and_keep_the_truth():
@@ -177,6 +223,57 @@ def test_controls_take_the_picture_away_or_exchange_it_and_keep_the_truth():
         for thing in (STAR, RING)
     )
     assert exchanged(ours, theirs).document_plan == [*theirs.document_plan[:3], BOTH] and exchanged(ours, ours) == ours
+
+
+def test_two_names_have_each_others_pictures_and_the_truth_stays():
+    told = Story(["This is a dax:", GREEN, "This is a wugu:", BOTH, "Draw both.", GREEN], "composition", given=5)
+    assert swapped(told).document_plan == ["This is a dax:", BOTH, "This is a wugu:", GREEN, "Draw both.", GREEN]
+
+
+def test_every_task_has_its_documents():
+    tasks = in_context(2)
+    assert len(tasks) == 6 and all(len(told) == 2 for told in tasks.values())
+    assert [a.scenes[-1] for a in tasks["two names composed"]] == [
+        b.scenes[-1] for b in tasks["two names, pictures swapped"]
+    ]
+
+
+def asked(*given: tuple[Scene, str]) -> list[tuple[Scene, Question]]:
+    return [(scene, Question("few_shot", "What is the dax?", answer)) for scene, answer in given]
+
+
+def test_wrong_examples_are_about_the_other_thing_and_the_question_stays():
+    found = misled(asked((BOTH, "red"), (BOTH, "ring"), (BOTH, "small"), (GREEN, "green")))
+    assert [question.answer for _, question in found] == ["blue", "star", "large", "green"]
+    twins = Scene("grey", (STAR, replace(STAR, place="top right")))
+    assert misled(asked((twins, "red"), (GREEN, "green")))[0][1].answer == "red"
+    assert [fact_of(word) for word in ("red", "ring", "small", "no")] == ["color", "shape", "size", ""]
+
+
+def test_examples_come_before_the_question_that_is_asked():
+    some = asked((BOTH, "red"), (GREEN, "green"))
+    question = "Question: What is the dax? Answer:"
+    assert by_example(some) == Document([draw(BOTH), question, " red", draw(GREEN), question])
+    heard: list[Any] = []
+    candidate: Any = SimpleNamespace(ask=lambda *task: heard.append(task) or ["Green."])
+    assert answers(candidate, [some]) == ["green"]
+    assert heard == [([Document(by_example(some).parts[:-1])], ["What is the dax?"])]
+
+
+def test_contradictions_say_one_colour_and_show_another():
+    plan = ["A red star on grey.", Scene("grey", (STAR,)), "It turns green.", Scene("grey", (STAR,)), "A ring appears."]
+    found = contradictions(plan, STAR)
+    assert len(found) == 24 and all(said != painted for said, painted, _ in found)
+    said, painted, document = found[0]
+    assert document.texts == ["A red star on grey.", f"The star turns {said}.", "A ring appears."]
+    assert found[-1][2][0] == "A red star on white." and found[-1][2][1] == draw(Scene("white", (STAR,)))
+    assert document.pictures[1] == draw(Scene("grey", (replace(STAR, color=painted),)))
+    assert color_at(BOTH, "top left") == "red" and color_at(BOTH, "top right") is None and color_at(None, "x") is None
+
+
+def test_work_is_timed():
+    result, seconds = timed(sum, [1, 2])
+    assert result == 3 and 0 <= seconds < 1
 
 
 def test_the_last_picture_is_drawn_after_all_that_is_given():

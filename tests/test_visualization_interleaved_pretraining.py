@@ -14,6 +14,8 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_tokenizer
 
 from minidream.processing import MiniDreamProcessor
 from minidream.teaching import interleaved_pretraining as lesson
+from minidream.teaching import row_blocks as rows
+from minidream.teaching import small_stories
 from minidream.visualization import PALETTE
 from minidream.visualization.interleaved_pretraining import (
     Term,
@@ -21,12 +23,13 @@ from minidream.visualization.interleaved_pretraining import (
     heard,
     influence,
     packed_rows,
+    story_blocks,
     sum_of_terms,
 )
 from minidream.world.corpora import Example
 from minidream.world.scene import is_held_out
 
-STORY = lesson.small_story(random.Random(0))
+STORY = small_stories.small_story(random.Random(0))
 
 
 def painted(figure: Figure, kind: str) -> list[Rectangle]:
@@ -46,6 +49,13 @@ def test_bars_are_as_high_as_the_summands_and_the_alt_text_tells_the_document():
         sum_of_terms(terms, {"before": [1.0]})
 
 
+def test_a_story_has_a_box_a_text_and_two_a_picture():
+    figure = story_blocks(STORY.document, queries=3, side=2)
+    assert len(figure.axes[0].images) == 4 and len(figure.axes[0].patches) == 2 + 2 + 2 + 2 * (1 + 4)
+    assert [text.get_text() for text in figure.axes[0].texts].count("<dream>\nq q q") == 2
+    assert figure.get_label().count("dream block, image block") == 2
+
+
 def test_what_is_heard_beyond_the_first_panel_is_a_leak():
     terms, blocks = ["text 1", "picture 1"], ["text 1", "image 1"]
     panels = {"right": [[True, False], [True, False]], "wrong": [[True, None], [True, True]]}
@@ -63,7 +73,9 @@ def test_a_packed_mask_has_the_colour_of_what_is_looked_at():
     pixels = figure.axes[0].images[0].get_array()
     assert mcolors.to_hex(pixels[1, 1]) == PALETTE["patch"] and mcolors.to_hex(pixels[2, 2]) == PALETTE["query"]
     assert (pixels[2, 0] == 1).all() and (pixels[0, 1] == 1).all()
-    assert "2 documents: 2 triangles" in figure.get_label()
+    assert "2 documents: 2 triangles, 0.44 of all" in figure.get_label()
+    padded = packed_rows(mask, [1, 1, 0], ["text 1", "image 1", "text 2"])
+    assert "1 documents: 1 triangles, 0.33 of all" in padded.get_label()
     with pytest.raises(ValueError, match="2 documents' numbers"):
         packed_rows(mask, [1, 1], ["text 1"] * 3)
 
@@ -80,7 +92,7 @@ def test_chances_are_bars_and_shares_fill_their_panel():
 
 
 def test_small_stories_change_one_colour_and_show_nothing_held_out():
-    stories = [lesson.small_story(random.Random(i)) for i in range(60)]
+    stories = [small_stories.small_story(random.Random(i)) for i in range(60)]
     for story in stories:
         (first,), (second,) = (scene.things for scene in story.scenes)
         assert first.color != second.color and not any(map(is_held_out, story.scenes))
@@ -98,29 +110,37 @@ def test_gradients_reach_what_stands_before_a_term_and_a_leak_is_found():
         "noise": torch.randn_like(latents),
         "timesteps": torch.tensor([50, 50]),
     }
-    blocks = lesson.block_of(processor, batch)
-    found = lesson.hears(model, batch, blocks, pictures)
+    blocks = rows.block_of(processor, batch)
+    found = rows.hears(model, batch, blocks, pictures)
     assert found["picture 1"] == {b: b in ("text 1", "dream 1") for b in dict.fromkeys(blocks)}
     assert found["text 2"]["image 1"] and not found["<dream> 2"]["dream 2"]
-    places = lesson.seen_first(blocks)
-    swapped = lesson.hears(model, lesson.rearranged(batch, places), [blocks[i] for i in places], pictures)
+    places = rows.seen_first(blocks)
+    swapped = rows.hears(model, rows.rearranged(batch, places), [blocks[i] for i in places], pictures)
     assert swapped["picture 1"]["image 1"]
-    blind = lesson.without(blocks, "image")
+    blind = rows.without(blocks, "image")
     assert "image 1" not in {blocks[i] for i in blind} and len(blind) == len(blocks) - 2 * (PATCHES + 2)
 
 
 def test_an_outline_brackets_what_is_taught():
     processor = MiniDreamProcessor(tiny_tokenizer())
-    assert lesson.outline(processor, STORY, "interleaved") == "[text] [DB] IB [text] [DB] IB [end]"
+    assert rows.outline(processor, STORY, "interleaved") == "[text] [DB] IB [text] [DB] IB [end]"
     given = Example(STORY.plan, "interleaved", "", 3)
-    assert lesson.outline(processor, given, "interleaved") == "text IB text [DB] IB [end]"
-    assert lesson.outline(processor, Example(STORY.plan[:2], "text_to_image"), "text_to_image") == "text DB end"
+    assert rows.outline(processor, given, "interleaved") == "text IB text [DB] IB [end]"
+    assert rows.outline(processor, Example(STORY.plan[:2], "text_to_image"), "text_to_image") == "text DB end"
 
 
 def test_summands_follow_the_document():
     processor = MiniDreamProcessor(tiny_tokenizer())
     batch = processor([STORY.document])
     ones = (batch.labels[0, 1:] != -100).float()
-    sums = lesson.summands(processor, batch, ones, torch.tensor([0.5, 0.25]))
+    sums = rows.summands(processor, batch, ones, torch.tensor([0.5, 0.25]))
     assert sums[1] == sums[4] == sums[6] == 1 and (sums[2], sums[5]) == (0.5, 0.25) and len(sums) == 7
     assert sum(sums) == ones.sum() + 0.75
+
+
+def test_a_border_tells_the_background_whatever_stands_in_the_middle():
+    pictures = torch.stack(
+        [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in STORY.document.pictures]
+    )
+    pictures[:, :, 20:40, 20:40] = 77
+    assert lesson.border(pictures) == [scene.background for scene in STORY.scenes]

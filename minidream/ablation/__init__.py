@@ -6,9 +6,11 @@
 | alignment | dream loss, regression to CLIP's text embedding, or both           | with alignment, creation collapses  |
 | target    | the sampled noise, or what the teacher predicts at the same z_t    | the noise                           |
 | rewrite   | drawing from the document, or from a caption that is written first | 8.46 against 11.91 FID              |
+| synergy   | comprehension, creation or both, with and without interleaved text | both: sees better, draws as well    |
 
 The first three train stage I anew: queries and condition projector from nothing, all else the shipped frozen parts, at
-equal steps. The fourth trains nothing. Taught in notebook 05.
+equal steps. The fourth trains nothing. Taught in notebook 05. The fifth trains stages I and II at once, from the
+language model that knows words alone.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minidream.ablation.grids import BUDGETS, GRIDS, recipe_of, settings_of
+from minidream.ablation.grids import BUDGETS, GRIDS, budget_of, recipe_of, settings_of
 from minidream.errors import UserError
 from minidream.weights import MANIFEST, find_weights, verify_manifest
 
@@ -48,15 +50,12 @@ def ablate(
     Raises `UserError` for an unknown grid or preset, seeds that are no whole numbers, numbers of queries that are not
     possible, weights that are not there, or a file of another version or other settings; nothing is overwritten then.
     """
-    varied = settings_of(name, queries)
-    if preset not in BUDGETS:
-        raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(BUDGETS)}")
+    varied, budget = settings_of(name, queries), budget_of(name, preset)
     if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
         raise UserError(f"seeds are whole numbers from 0, as in --seeds 0 1 2, not {list(seeds)}")
     from minidream.ablation.results import Results
 
-    budget = BUDGETS[preset]
-    if name != "rewrite":
+    if name == "queries":
         for variables in varied.values():
             recipe_of(budget, variables, 0)  # complains before the work rather than in the midst of it
     parts, digests = _parts(name, weights)
@@ -65,9 +64,9 @@ def ablate(
     if todo:
         from tqdm.auto import tqdm
 
-        from minidream.ablation import rewrite, stage_one
+        from minidream.ablation import rewrite, stage_one, synergy
 
-        run = rewrite.run if name == "rewrite" else stage_one.run
+        run = {"rewrite": rewrite.run, "synergy": synergy.run}.get(name, stage_one.run)
         for setting, seed in tqdm(todo, f"ablate {name}"):
             if results.find(setting, seed):  # done meanwhile by another process
                 continue

@@ -1,4 +1,4 @@
-"""What is varied, and what is the same for all: the four grids as one table, and the budget of a run."""
+"""What is varied, and what is the same for all: the grids as one table, and the budget of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ QUERIES = (1, 2, 4, 8, 16, 32)
 CAPTION_TOKENS = 64  # room for <s>, the longest caption and </s> beside a dream block
 # w_dm and the weight of `clip_alignment_loss`; a sum of both counts them alike.
 LOSSES = {"dream": (10.0, 0.0), "alignment": (0.0, 10.0), "both": (10.0, 10.0)}
+# w_lm and w_dm; and the documents that all three learn from, which are the same for one seed.
+LEARNS = {"comprehension": (1.0, 0.0), "creation": (0.0, 10.0), "joint": (1.0, 10.0)}
+DOCUMENTS = {
+    "pairs": {"text_to_image": 0.4, "image_to_text": 0.2, "qa": 0.4},
+    "interleaved": {"text_to_image": 0.25, "image_to_text": 0.1, "qa": 0.25, "interleaved": 0.4},
+}
 
 Variables = dict[str, Any]
 _STAGE_ONE: Variables = {"queries": 8, "loss": "dream", "target": "teacher"}
@@ -23,6 +29,11 @@ GRIDS: dict[str, dict[str, Variables]] = {
     "alignment": {loss: _STAGE_ONE | {"loss": loss} for loss in ("alignment", "both", "dream")},
     "target": {target: _STAGE_ONE | {"target": target} for target in ("noise", "teacher")},
     "rewrite": {way: {"way": way} for way in ("direct", "rewrite")},
+    "synergy": {
+        f"{learns}, {documents}": {"learns": learns, "documents": documents}
+        for documents in DOCUMENTS
+        for learns in LEARNS
+    },
 }
 
 
@@ -41,11 +52,20 @@ class Budget:
     sampling_steps: int = 20
 
 
-# mini: about 5 minutes of a core for a run, 70 minutes on two cores for all four grids with three seeds.
+# mini: about 5 minutes of a core for a run, 70 minutes on two cores for the first four grids with three seeds.
 BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
     "mini": Budget("mini", steps=400, batch=32, every=40, held_back=128, n=50, stories=100),
 }
+SYNERGY_STEPS = {"nano": 2, "mini": 300}
+
+
+def budget_of(name: str, preset: str) -> Budget:
+    """What a run of a grid gets. Raises `UserError` for an unknown preset."""
+    if preset not in BUDGETS:
+        raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(BUDGETS)}")
+    budget = BUDGETS[preset]
+    return replace(budget, steps=SYNERGY_STEPS[preset]) if name == "synergy" else budget
 
 
 def settings_of(name: str, queries: Sequence[int] | None = None) -> dict[str, Variables]:

@@ -98,7 +98,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 def _numbers(run: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for part in ("creation", "facts", "stories", "dream_loss"):
+    for part in ("comprehension", "creation", "facts", "stories", "dream_loss"):
         for name, value in run.get(part, {}).items():
             yield f"{part} / {name}".replace("_", " "), value["mean"] if isinstance(value, dict) else value
     yield "seconds", run["seconds"]

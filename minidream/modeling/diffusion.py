@@ -72,7 +72,7 @@ class ImageDecoder(nn.Module):
         """`dream_loss` (Eq. 4) of a condition (M, Q, D) for real latents (M, C, h, w).
 
         With a `teacher_condition` (M, S, D), for instance the caption's by CLIP's text encoder, the target is what the
-        UNet itself says under it at the same z_t: the noise's chance is gone, its mean stays. Where `untaught` (M,)
+        UNet itself says under it at the same z_t: the noise's chance is gone. Where `untaught` (M,)
         is true the target is the real noise all the same.
         """
         drawn = draw_noise(self.scheduler, latents)

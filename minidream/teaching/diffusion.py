@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidream.evaluation.interleaved import same
-from minidream.modeling.diffusion import ImageDecoder
+from minidream.modeling.diffusion import SOLVERS, ImageDecoder
 from minidream.score_distillation import add_noise, predict, schedule, to_epsilon
 from minidream.teaching import Exercise, Mistake
 from minidream.world.captions import plain_caption
@@ -69,6 +69,20 @@ def small_unet() -> UNet2DConditionModel:
     )
 
 
+class Copying(nn.Module):
+    """A small UNet that adds what it is given to what it says, so that it need not learn to copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = small_unet()
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Any:
+        """As diffusers' UNet: an object whose `sample` is the answer, like `noisy` (M, C, h, w)."""
+        said = self.unet(noisy, timesteps, encoder_hidden_states=encoder_hidden_states)
+        said.sample = said.sample + noisy
+        return said
+
+
 def background_levels(pictures: Tensor) -> Tensor:
     """How light the backgrounds of pictures (M, 3, H, W) uint8 are, 0 .. 255, (M,): medians, for things are small."""
     return pictures.float().mean(1).flatten(1).median(1).values
@@ -99,7 +113,7 @@ def say(pipe: Any, captions: list[str]) -> Tensor:
 class Artist(NamedTuple):
     """A small UNet, the vectors of the words that it listens to, and the schedule it was trained on."""
 
-    unet: UNet2DConditionModel
+    unet: Any  # `small_unet()` or `Copying()`
     words: Callable[[Tensor], Tensor]  # an Embedding
     scheduler: Any
 
@@ -148,6 +162,40 @@ def noise_and_foresee(decoder: ImageDecoder, latents: Tensor, noise: Tensor, t: 
     return decoder.decode(torch.cat([noisy, alpha * noisy - sigma * v]))
 
 
+@torch.no_grad()
+def guided(
+    decoder: ImageDecoder, said: Tensor, empty: Tensor, z: Tensor, loudness: Sequence[float], steps: int
+) -> tuple[Tensor, list[float]]:
+    """z_0 as foreseen with each guidance, (steps, G, C, h, w), on the way that the last of them takes from z, by DPM.
+
+    And how far, at each step, z_0 foreseen with the caption alone lies from that without (standard deviation).
+    """
+    clock = SOLVERS["dpm"].from_config(decoder.scheduler.config)
+    clock.set_timesteps(steps)
+    foreseen, apart = [], []
+    for t in clock.timesteps:
+        alpha, sigma = schedule(decoder.scheduler, t[None])
+        v_c, v_u = (predict(decoder.unet, z, t[None], condition) for condition in (said, empty))
+        answers = [v_u + g * (v_c - v_u) for g in loudness]
+        foreseen.append(torch.cat([alpha * z - sigma * v for v in answers]))
+        apart.append((sigma * (v_c - v_u)).std().item())
+        z = clock.step(answers[-1], t, z).prev_sample
+    return torch.stack(foreseen), apart
+
+
+def exchanged(decoder: ImageDecoder, said: Tensor, other: Tensor, parts: Iterable[Sequence[int]]) -> Tensor:
+    """Latents (P, C, h, w) drawn under the condition `said` (1, S, D), for each part with its tokens from `other`.
+
+    All from one noise, with guidance 1.
+    """
+    mixed = []
+    for tokens in parts:
+        mixed.append(said[0].clone())
+        mixed[-1][list(tokens)] = other[0, list(tokens)]
+    generators = [seeds(1)[0] for _ in mixed]
+    return decoder.sample(torch.stack(mixed), guidance=1, steps=8, generators=generators)
+
+
 def paint_swapped(artist: Artist, decoder: ImageDecoder, latents: Tensor, ids: Tensor) -> Tensor:
     """Start from a noised picture of each background, say each background: (3 starts x 3 words x 8) pictures.
 
@@ -168,7 +216,7 @@ def spreads(pictures: Tensor) -> tuple[float, float]:
 
 
 class Examined(NamedTuple):
-    """The share of right pictures, how much those of one caption differ (levels of 255), and the pictures."""
+    """The share of right pictures, how much those of one caption differ (levels of 255; median), and the pictures."""
 
     right: float
     spread: float
@@ -187,7 +235,7 @@ def examine(decoder: ImageDecoder, pipe: Any, scenes: list[Scene], repeats: int 
     condition = say(pipe, [plain_caption(scene) for scene in told])
     pictures = decoder.decode(decoder.sample(condition, say(pipe, [""]), generators=seeds(len(told)), **how))
     right = judge(told, pictures)
-    spread = pictures.float().reshape(len(scenes), repeats, -1).std(1, correction=0).mean().item()
+    spread = pictures.float().reshape(len(scenes), repeats, -1).std(1, correction=0).mean(1).quantile(0.5).item()
     return Examined(sum(right) / len(right), spread, pictures)
 
 
@@ -195,45 +243,44 @@ Numbers = Callable[..., float]
 
 
 def _mean(answer: Numbers) -> float:
-    return round(float(answer(0.5, [-1.0, 0.0, 2.0], 0.6, 0.8)), 6)
-
-
-def _bell(away: float, variance: float) -> float:
-    return math.exp(-(away**2) / (2 * variance))
-
-
-def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:
-    return sum(x * w for x, w in zip(values, weights)) / sum(weights)
+    return round(float(answer(0.5, 2.0, 4.0, 0.6, 0.8)), 6)
 
 
 def _mean_instead(example: Numbers, hint: str) -> Mistake:
     return Mistake(example, lambda answer: _mean(answer) == _mean(example), hint)
 
 
+def _between(z: float, mean: float, variance: float, alpha: float, noise: float) -> float:
+    """E[z_0 | z_t] for z_0 of a Gaussian: its mean, moved by what z_t shows beyond it. `noise` is a variance."""
+    return mean + alpha * variance / (alpha**2 * variance + noise) * (z - alpha * mean)
+
+
 MEAN: Exercise = Exercise(
     "the mean under the noise",
-    reference=lambda z, values, alpha, sigma: _weighted(values, [_bell(z - alpha * x, sigma**2) for x in values]),
+    reference=lambda z, mean, variance, alpha, sigma: _between(z, mean, variance, alpha, sigma**2),
     right=lambda answer: _mean(answer) == _mean(MEAN.reference),
     mistakes=(
         _mean_instead(
-            lambda z, values, alpha, sigma: sum(values) / len(values),
-            "that is the mean before anything was seen; z makes some values likelier than others",
+            lambda z, mean, variance, alpha, sigma: mean,
+            "that is the mean before anything was seen; z moves it",
         ),
         _mean_instead(
-            lambda z, values, alpha, sigma: max(values, key=lambda x: _bell(z - alpha * x, sigma**2)),
-            "that is the likeliest value, not the mean: the others count too, each by its likelihood",
+            lambda z, mean, variance, alpha, sigma: z / alpha,
+            "that takes z for free of noise, and forgets where z_0 lay before",
         ),
         _mean_instead(
-            lambda z, values, alpha, sigma: _weighted(values, [_bell(z - x, sigma**2) for x in values]),
-            "noising shrinks the data: the middle of the bell is alpha times the value",
+            lambda z, mean, variance, alpha, sigma: (mean + z / alpha) / 2,
+            "halves are fair only where both are equally sure: weigh them by their inverse variances",
         ),
         _mean_instead(
-            lambda z, values, alpha, sigma: _weighted(values, [_bell(z - alpha * x, sigma) for x in values]),
-            "the exponent is divided by twice the variance, sigma squared",
+            lambda z, mean, variance, alpha, sigma: (
+                (mean / variance + z / alpha / sigma**2) / (1 / variance + 1 / sigma**2)
+            ),
+            "dividing by alpha makes the noise larger too: of z / alpha the variance is (sigma / alpha) squared",
         ),
         _mean_instead(
-            lambda z, values, alpha, sigma: sum(x * _bell(z - alpha * x, sigma**2) for x in values),
-            "divide by the sum of the weights: together they are all that may have been",
+            lambda z, mean, variance, alpha, sigma: _between(z, mean, variance, alpha, sigma),
+            "sigma is a standard deviation: the variance of the noise is its square",
         ),
     ),
 )

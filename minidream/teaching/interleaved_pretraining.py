@@ -1,149 +1,16 @@
-"""Notebook 06: a kind of story small enough to learn from in half a minute, its exam, and the exercises."""
+"""Notebook 06: how strongly each loss pulls at a model's parts, a picture's background, and the exercises."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minidream.processing import Batch, MiniDreamProcessor
 from minidream.teaching import Exercise, Mistake
-from minidream.training.dream import DreamTask
-from minidream.training.recipes import recipe_for
-from minidream.weights import find_weights
-from minidream.world.captions import plain_caption
-from minidream.world.corpora import Example
-from minidream.world.scene import COLORS, Scene, is_held_out, random_scene
-from minidream.world.stories import QUIET
-
-POOL = 64  # small stories to learn from: few enough that the frozen encoders are done with them after a few steps
-
-
-def small_story(rng: random.Random) -> Example:
-    """One thing, told and shown; then it turns to another colour. In two stories of five something quiet is said first,
-    which no picture follows."""
-    scene = random_scene(rng, 1, held_out=False)
-    (thing,) = scene.things
-    turned = [Scene(scene.background, (replace(thing, color=color),)) for color in COLORS if color != thing.color]
-    after = rng.choice([each for each in turned if not is_held_out(each)])
-    quiet = f"{rng.choice(QUIET)} " if rng.random() < 0.4 else ""
-    told = f"{quiet}The {thing.shape} turns {after.things[0].color}."
-    return Example((plain_caption(scene), scene, told, after), "interleaved", "small")
-
-
-class SmallStories(DreamTask):
-    """Stage II as it is, from the shipped stage I, but on small stories alone and with the paper's AdamW."""
-
-    def __init__(self, language_weight: float = 1.0, dream_weight: float = 10.0) -> None:
-        torch.manual_seed(0)
-        sizes, recipe = recipe_for("igpt")
-        # Dropout of conditions serves guidance, which half a minute does not reach.
-        recipe = replace(
-            recipe, steps=36, batch=8, lr=2e-3, warmup=0.1, muon=False, condition_dropout=0.0,
-            mixture={"interleaved": 1.0}, language_weight=language_weight, dream_weight=dream_weight,
-        )  # fmt: skip
-        stage_one = find_weights("align")
-        super().__init__(sizes, recipe, stage_one.parent, stage_one)
-        drawn = random.Random("train-small")
-        self.pool = [small_story(drawn) for _ in range(POOL)]
-
-    def batch(self, rng: random.Random) -> dict[str, list[Example]]:
-        return {"interleaved": rng.sample(self.pool, self.recipe.batch)}
-
-
-@dataclass(frozen=True)
-class Report:
-    """An exam: the mean chance of `<dream>` where a picture stands, after a full stop without a picture, and after any
-    other token; and the dream loss of the first and of the second pictures."""
-
-    due: float
-    quiet: float
-    elsewhere: float
-    first: float
-    second: float
-
-
-@torch.no_grad()
-def examine(task: DreamTask, examples: Sequence[Example]) -> Report:
-    """What `task`'s model makes of small stories it has not seen: always with the same noise, against the teacher."""
-    model, processor = task.modules.eval(), task.processor
-    batch = processor([example.document for example in examples], "interleaved")
-    latents = model.decoder.encode(batch.pictures[batch.dreamed])  # (2 B, C, h, w): first, second, first, second ...
-    out = model(**batch.model_inputs(), image_features=model.encode_pictures(batch.pictures[batch.seen]))
-    scenes = [scene for example in examples for scene in example.scenes]
-    taught = task.teach(scenes, model.device).last_hidden_state  # (2 B, S, D)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    timesteps = torch.linspace(100, 999, len(examples)).long().repeat_interleave(2)
-    first, second = (
-        model.decoder.loss(
-            latents[k::2], out.conditions[k::2], noise=noise[k::2], timesteps=timesteps[k::2],
-            teacher_condition=taught[k::2],
-        ).item()
-        for k in (0, 1)
-    )  # fmt: skip
-    targets, chance = batch.labels[:, 1:], out.logits[:, :-1].softmax(-1)[..., processor.dream]
-    due, asked = targets == processor.dream, targets != -100
-    stop = batch.input_ids[:, :-1] == processor.tokenizer.convert_tokens_to_ids(".")
-    places = (due, asked & ~due & stop, asked & ~due & ~stop)
-    model.train_only(task.recipe.trainable)
-    wanted, quiet, elsewhere = (chance[here].mean().item() for here in places)
-    return Report(wanted, quiet, elsewhere, first, second)
-
-
-@torch.no_grad()
-def chances(model: Any, processor: MiniDreamProcessor, example: Example) -> Tensor:
-    """The chance that `<dream>` comes next, at each place of a story that predicts: (places,)."""
-    batch = processor([example.document], "interleaved")
-    out = model(**batch.model_inputs(), image_features=model.encode_pictures(batch.pictures[batch.seen]))
-    return out.logits[0, :-1].softmax(-1)[batch.labels[0, 1:] != -100, processor.dream]
-
-
-def tokens(processor: MiniDreamProcessor, batch: Batch, row: int = 0) -> list[str]:
-    """A row's tokens as they are written in the vocabulary, padding left out."""
-    real = batch.input_ids[row][batch.attention_mask[row] > 0]
-    return [str(token) for token in processor.tokenizer.convert_ids_to_tokens(real.tolist())]
-
-
-def block_of(processor: MiniDreamProcessor, batch: Batch) -> list[str]:
-    """For each place of the first row, the block it belongs to: "text 1", "dream 1", "image 1", "text 2" ..."""
-    names, number, kind = [], 1, "text"
-    for token in batch.input_ids[0].tolist():
-        if token in (processor.dream, processor.im_start):
-            kind = "dream" if token == processor.dream else "image"
-        names.append(f"{kind} {number}")
-        if token == processor.im_end:
-            number += 1
-        if token in (processor.dream_end, processor.im_end):
-            kind = "text"
-    return names
-
-
-def rearranged(batch: Batch, places: Sequence[int]) -> Batch:
-    """The one row of `batch` with only these places, in this order, as if it had been written so."""
-    names = ("input_ids", "attention_mask", "labels", "query_mask", "patch_mask")
-    moved = {name: getattr(batch, name)[:, list(places)] for name in names}
-    return replace(batch, **moved, position_ids=torch.arange(len(places)).unsqueeze(0))
-
-
-def without(blocks: Sequence[str], kind: str) -> list[int]:
-    """All places but those of the blocks of a kind."""
-    return [place for place, block in enumerate(blocks) if not block.startswith(kind)]
-
-
-def seen_first(blocks: Sequence[str]) -> list[int]:
-    """All places, with every image block before its dream block."""
-    rank = {"text": 0, "image": 1, "dream": 2}
-
-    def key(place: int) -> tuple[int, int]:
-        kind, number = blocks[place].split()
-        return int(number), rank[kind]
-
-    return sorted(range(len(blocks)), key=key)  # sorted keeps the order within a block
+from minidream.world.scene import BACKGROUNDS
 
 
 def parts_of(model: Any) -> dict[str, list[Tensor]]:
@@ -168,70 +35,16 @@ def gradient_norms(loss: Tensor, parts: dict[str, list[Tensor]]) -> dict[str, fl
     }
 
 
-def outline(processor: MiniDreamProcessor, example: Example, mode: str) -> str:
-    """An example's row in short, what is taught in brackets: `[text] [DB] IB [end]`."""
-    batch = processor([example.document], mode, [example.prompt_parts])
-    short, before = [], None
-    row = zip(block_of(processor, batch), batch.input_ids[0].tolist(), batch.labels[0].tolist())
-    for block, token, label in list(row)[1:]:
-        kind, taught = block.split()[0], label != -100
-        name = {"dream": "DB", "image": "IB"}.get(kind, "end" if token == processor.eos else "text")
-        piece = (block, name, taught if kind == "text" else None)  # of a dream block <dream> alone is taught
-        if piece != before:
-            short.append(f"[{name}]" if taught else name)
-        before = piece
-    return " ".join(short)
+def border(pictures: Tensor) -> list[str]:
+    """The background of pictures (N, 3, H, W), uint8: the colour nearest to the median of the outermost pixels.
 
-
-def summands(processor: MiniDreamProcessor, batch: Batch, words: Tensor, pictures: Tensor) -> list[float]:
-    """What each part of one document adds to the loss, in reading order: words, `<dream>`, picture, words ... `</s>`.
-
-    `words` (L - 1,): each place's loss, counted (0 where none falls). `pictures` (M,): each picture's, counted.
+    Whatever stands in the middle, readable or not, does not matter.
     """
-    blocks = block_of(processor, batch)[1:]
-    sums: list[float] = []
-    for block in dict.fromkeys(blocks):
-        kind, number = block.split()
-        here = torch.tensor([each == block for each in blocks])
-        if kind != "image":
-            sums.append(words[here].sum().item())
-        if kind == "dream":
-            sums.append(pictures[int(number) - 1].item())
-    return sums
-
-
-def hears(model: Any, batch: Batch, blocks: Sequence[str], pictures: dict[str, Tensor]) -> dict[str, dict[str, bool]]:
-    """For each term of one document's sum, whether its gradient reaches each block of the row.
-
-    `blocks` names the block of each place; a term is named by its kind and number: "picture 2". `pictures` holds
-    `image_features`, `target_latents`, `noise` and `timesteps` as `MiniDream.forward` takes them.
-    """
-    embeddings = model.embed(batch.input_ids, batch.query_mask, batch.patch_mask, pictures["image_features"])
-    embeddings = embeddings.detach().requires_grad_()
-    hidden = model.read(embeddings).last_hidden_state
-    labels = batch.labels[0, 1:]
-    losses = torch.nn.functional.cross_entropy(
-        model.llm.get_output_embeddings()(hidden)[0, :-1], labels, reduction="none"
-    )
-    terms = {}
-    for block in dict.fromkeys(blocks):
-        here = torch.tensor([each == block for each in blocks[1:]]) & (labels != -100)
-        if here.any():
-            terms[block.replace("dream", "<dream>")] = losses[here].sum()
-    for number, condition in enumerate(model.conditions(hidden, batch.query_mask)):
-        one = slice(number, number + 1)
-        terms[f"picture {number + 1}"] = model.decoder.loss(
-            pictures["target_latents"][one], condition[None], noise=pictures["noise"][one],
-            timesteps=pictures["timesteps"][one],
-        )  # fmt: skip
-    found = {}
-    for name, term in terms.items():
-        (gradient,) = torch.autograd.grad(term, embeddings, retain_graph=True)
-        reached = gradient[0].abs().sum(-1) > 0  # (L,)
-        found[name] = {
-            block: any(bool(r) for r, each in zip(reached, blocks) if each == block) for block in dict.fromkeys(blocks)
-        }
-    return found
+    rim = torch.ones(pictures.shape[-2:], dtype=torch.bool)
+    rim[1:-1, 1:-1] = False
+    found = pictures[:, :, rim].float().median(-1).values  # (N, 3)
+    distances = torch.cdist(found, torch.tensor(list(BACKGROUNDS.values())).float())
+    return [list(BACKGROUNDS)[index] for index in distances.argmin(1).tolist()]
 
 
 # -- the exercises ----------------------------------------------------------------------------------------------------
@@ -272,39 +85,54 @@ TAUGHT = Exercise(
 )
 
 
-def _pairs(answer: Callable[[list[int]], int]) -> list[int]:
-    return [int(answer(lengths)) for lengths in ([3], [3, 5], [2, 2, 2])]
+def _heard(answer: Callable[[Tensor, Tensor], Any]) -> list[list[bool]]:
+    """Two terms of a toy row, asked one after the other: the later hears four of five places, the earlier two."""
+    embeddings = torch.ones(1, 5, 4, requires_grad=True)
+    hidden = embeddings.cumsum(1)  # causal: each place hears itself and those before it
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    return [[bool(heard) for heard in answer((hidden[0, k] * signs).sum(), embeddings)] for k in (3, 1)]
 
 
-PAIRS = Exercise(
-    "pairs in a packed row",
-    reference=lambda lengths: sum(n * (n + 1) // 2 for n in lengths),
-    right=lambda answer: _pairs(answer) == [6, 21, 9],
+_FOUR, _TWO = [True] * 4 + [False], [True] * 2 + [False] * 3
+
+
+def _reaches(term: Tensor, embeddings: Tensor) -> list[bool]:
+    (gradient,) = torch.autograd.grad(term, embeddings, retain_graph=True)
+    return [bool(each.any()) for each in gradient[0]]
+
+
+def _accumulates(term: Tensor, embeddings: Tensor) -> list[bool]:
+    term.backward(retain_graph=True)
+    assert embeddings.grad is not None
+    return [bool(each.any()) for each in embeddings.grad[0]]
+
+
+HEARS = Exercise(
+    "what a term hears",
+    reference=_reaches,
+    right=lambda answer: _heard(answer) == [_FOUR, _TWO],
     mistakes=(
         Mistake(
-            lambda lengths: sum(lengths) * (sum(lengths) + 1) // 2,
-            lambda answer: _pairs(answer) == [6, 36, 21],
-            "that is one long document: here a later one would read those before it",
+            _accumulates,
+            lambda answer: _heard(answer) == [_FOUR, _FOUR],
+            "backward() adds to .grad: asked about a second term, you still report the first one's gradient",
         ),
         Mistake(
-            lambda lengths: sum(n * n for n in lengths),
-            lambda answer: _pairs(answer) == [9, 34, 12],
-            "that lets a token look ahead within its document: only half of the square is causal",
-        ),
-        Mistake(
-            lambda lengths: sum(n * (n - 1) // 2 for n in lengths),
-            lambda answer: _pairs(answer) == [3, 13, 3],
-            "a token also looks at itself: the diagonal belongs to the triangle",
+            lambda term, embeddings: torch.autograd.grad(term, embeddings, retain_graph=True)[0][0].sum(-1) != 0,
+            lambda answer: _heard(answer) == [[False] * 5] * 2,
+            "the components of one place's gradient may add up to 0 though none is 0: ask whether any differs from 0",
         ),
     ),
 )
 
+Parts = Sequence[tuple[float, int, float, int]]  # of a batch: language loss, taught tokens, dream loss, pictures
 
-def _totals(answer: Callable[..., float]) -> tuple[float, float]:
-    """Two documents, of one and of three taught words; then one without any (not a number if it divides by zero)."""
-    both = float(answer([[4.0], [2.0, 1.0, 1.0]], [0.5, 0.1], 1, 10))
+
+def _wholes(answer: Callable[[Parts, float, float], float]) -> tuple[float, float]:
+    """Two parts of unequal size; then one without a taught token (not a number if it divides by zero)."""
+    both = float(answer([(4.0, 1, 0.5, 1), (1.0, 3, 0.1, 3)], 1, 10))
     try:
-        return both, float(answer([[]], [0.2], 1, 10))
+        return both, float(answer([(0.0, 0, 0.2, 2)], 1, 10))
     except ZeroDivisionError:
         return both, math.nan
 
@@ -313,44 +141,31 @@ def _is(found: tuple[float, float], first: float, second: float) -> bool:
     return abs(found[0] - first) < 1e-6 and abs(found[1] - second) < 1e-6
 
 
-def _careless(words: list[list[float]], pictures: list[float], w_lm: float, w_dm: float) -> float:
-    flat = [loss for document in words for loss in document]
-    return w_lm * sum(flat) / len(flat) + w_dm * sum(pictures) / len(pictures)
+def _whole(parts: Parts, w_lm: float, w_dm: float, least: int = 1) -> float:
+    words = sum(loss * count for loss, count, _, _ in parts) / max(least, sum(count for _, count, _, _ in parts))
+    pictures = sum(loss * count for _, _, loss, count in parts) / max(least, sum(count for *_, count in parts))
+    return w_lm * words + w_dm * pictures
 
 
-def _total(words: list[list[float]], pictures: list[float], w_lm: float, w_dm: float) -> float:
-    flat = [loss for document in words for loss in document]
-    return w_lm * sum(flat) / max(1, len(flat)) + w_dm * sum(pictures) / max(1, len(pictures))
-
-
-def _by_document(words: list[list[float]], pictures: list[float], w_lm: float, w_dm: float) -> float:
-    means = [sum(document) / max(1, len(document)) for document in words]
-    return w_lm * sum(means) / len(means) + w_dm * sum(pictures) / max(1, len(pictures))
-
-
-def _summed(words: list[list[float]], pictures: list[float], w_lm: float, w_dm: float) -> float:
-    return w_lm * sum(map(sum, words)) + w_dm * sum(pictures)
-
-
-TOTAL = Exercise(
-    "the loss of a batch",
-    reference=_total,
-    right=lambda answer: _is(_totals(answer), 5.0, 2.0),
+WHOLE = Exercise(
+    "a batch in parts",
+    reference=_whole,
+    right=lambda answer: _is(_wholes(answer), 3.75, 2.0),
     mistakes=(
         Mistake(
-            _careless,
-            lambda answer: math.isnan(_totals(answer)[1]),
-            "a batch without a single taught word divides by zero: its language loss is 0",
+            lambda parts, w_lm, w_dm: _whole(parts, w_lm, w_dm, least=0),
+            lambda answer: math.isnan(_wholes(answer)[1]),
+            "a batch without a single taught token divides by zero: its language loss is 0",
         ),
         Mistake(
-            _by_document,
-            lambda answer: _is(_totals(answer), 5.666666667, 2.0),
-            "a mean of means: the one word of the first document counts as much as three of the second",
+            lambda parts, w_lm, w_dm: sum(w_lm * words + w_dm * dream for words, _, dream, _ in parts) / len(parts),
+            lambda answer: _is(_wholes(answer), 5.5, 2.0),
+            "a mean of means: the one token of the first part counts as much as the three of the second",
         ),
         Mistake(
-            _summed,
-            lambda answer: _is(_totals(answer), 14.0, 2.0),
-            "a sum grows with the batch, and w_dm would weigh pictures by their number: take the means",
+            lambda parts, w_lm, w_dm: sum(w_lm * words + w_dm * dream for words, _, dream, _ in parts),
+            lambda answer: _is(_wholes(answer), 11.0, 2.0),
+            "a sum grows with the number of parts: what is wanted does not depend on how the batch is cut",
         ),
     ),
 )

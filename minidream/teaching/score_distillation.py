@@ -94,6 +94,11 @@ def verdicts(pictures: Tensor, scenes: Sequence[Scene | None]) -> list[bool]:
     return [truth is not None and same(truth, scene) for truth, scene in zip(scenes, shown, strict=True)]
 
 
+def most_or_few(grades: Sequence[bool]) -> str:
+    """How many are right, as far as a training from random numbers can promise it: "most", more than half, or "few"."""
+    return "most" if 2 * sum(grades) > len(grades) else "few"
+
+
 def colourfulness(pictures: Tensor) -> float:
     """The mean over pixels of the brightest minus the darkest channel, 0 for grey to 1; pictures uint8."""
     return float((pictures.amax(1).float() - pictures.amin(1).float()).mean() / 255)

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
-from minidream.score_distillation import clip_alignment_loss
+from minidream.score_distillation import clip_alignment_loss, draw_timesteps
 from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
@@ -105,6 +105,9 @@ class DreamTask:
             **inputs.model_inputs(),
             image_features=features,
             target_latents=latents if self.recipe.dream_weight else None,
+            timesteps=draw_timesteps(
+                modules.decoder.scheduler, len(inputs.dreamed), self.recipe.timestep_bias, device=device
+            ),
             teacher_condition=taught,
             condition_dropout=self.recipe.condition_dropout,
         )

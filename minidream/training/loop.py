@@ -29,7 +29,7 @@ from minidream.errors import UserError
 from minidream.training.checkpoint import load_checkpoint, save_checkpoint
 from minidream.training.optimizers import optimizers_for
 from minidream.training.parallel import average_gradients, begin_alike, processes
-from minidream.training.precision import bf16_is_fast, float32_attention_on_cpu
+from minidream.training.precision import bf16_is_fast, float32_attention_on_cpu, float32_muon
 from minidream.training.recipes import Recipe
 
 
@@ -145,7 +145,7 @@ def fit(
             accelerator.backward(losses["loss"])
             average_gradients(list(trained.values()))
             torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
-            with uninterrupted():
+            with uninterrupted(), float32_muon():
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(recipe, step)

@@ -48,6 +48,7 @@ class Recipe:
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
+    timestep_bias: float = 1.0  # above 1, the dream loss is asked more often where there is more noise
     teacher: bool = True  # distil what the UNet says under the picture's caption, not the sampled noise
     mixture: dict[str, float] = field(default_factory=dict)
     trainable: tuple[str, ...] = ()
@@ -70,17 +71,17 @@ _MINI = {
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=3650, batch=48, lr=2e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
+        "igpt", steps=5950, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.25, "image_to_text": 0.08, "interleaved": 0.45, "qa": 0.1,
-            "text": 0.03, "text_states": 0.06, "text_qa": 0.03,
+            "text_to_image": 0.1, "image_to_text": 0.06, "interleaved": 0.62, "qa": 0.11,
+            "text": 0.02, "text_states": 0.06, "text_qa": 0.03,
         },
     ),
     "instruct": Recipe(
-        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, trainable=(*_PROJECTORS, "llm"),
+        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.2, "image_to_text": 0.08, "interleaved": 0.32, "qa": 0.11, "dialogue": 0.08,
-            "in_context": 0.06, "text": 0.05, "text_states": 0.05, "text_qa": 0.05,
+            "text_to_image": 0.08, "image_to_text": 0.06, "interleaved": 0.42, "qa": 0.12, "dialogue": 0.1,
+            "in_context": 0.08, "text": 0.05, "text_states": 0.05, "text_qa": 0.04,
         },
     ),
 }  # fmt: skip
@@ -139,7 +140,7 @@ def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | Non
             value = text.lower() in ("1", "true", "yes") if numbers[key] is bool else numbers[key](text)
         except ValueError:
             raise UserError(f"--set {key}={text}: expected a number of type {numbers[key].__name__}") from None
-        if key in ("steps", "batch", "lr", "log_every", "save_every") and value <= 0:
+        if key in ("steps", "batch", "lr", "timestep_bias", "log_every", "save_every") and value <= 0:
             raise UserError(f"--set {key}={text}: must be greater than 0")
         recipe = replace(recipe, **{key: value})  # type: ignore[arg-type]  # the key is one of `numbers`
     return sizes, recipe

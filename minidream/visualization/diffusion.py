@@ -124,9 +124,8 @@ def maps(
 ) -> Figure:
     """Small grids (h, w) of numbers as squares of colour, each under its caption, beside the picture they belong to.
 
-    `signed`: blue below zero, white at zero, orange above, on one scale for all, which ends at `limit` (or at what is
-    farthest from zero). Otherwise each grid has a scale of its own from white (0) to dark (its largest). Raises
-    ValueError if grids and captions differ in number.
+    `signed`: blue below zero, white at zero, orange above; otherwise from white (0) to dark. One scale for all, which
+    ends at `limit` (or at what is farthest from zero). Raises ValueError if grids and captions differ in number.
     """
     if not grids or len(grids) != len(captions):
         raise ValueError(f"{len(grids)} grids, {len(captions)} captions: one of each")
@@ -139,7 +138,7 @@ def maps(
         left = _MARGIN + index * (side + _MARGIN)
         style: dict[str, Any] = {}
         if values.ndim == 2:
-            style = {"cmap": _HEAT, "vmin": 0, "vmax": float(values.max()) or 1.0}
+            style = {"cmap": _HEAT, "vmin": 0, "vmax": most}
             if signed:
                 style = {"cmap": _SIGNED, "norm": TwoSlopeNorm(0, -most, most)}
         extent = (left, left + side, _MARGIN + side, _MARGIN)

@@ -13,7 +13,6 @@ from minidream.documents import Document
 from minidream.generation import Picture, collect
 from minidream.visualization.figures import _LETTER, _MARGIN, PALETTE, _pixels, _sheet, _tint, _write
 
-ZERO = 1e-3  # relative; rounding errors are a hundred times smaller
 _BLOCKS = {"dream": "query", "image": "patch"}
 
 
@@ -130,21 +129,22 @@ def dependence(moved: Any, rows: Sequence[str], columns: Sequence[str], alt: str
         y = _MARGIN + high * (row + 1)
         _write(axes, left - 10, y + high / 2, name, ha="right")
         for column, value in enumerate(values[row]):
-            zero = value < ZERO
+            zero = value == 0  # exactly: what cannot matter
             share = 0.0 if zero else 0.25 + 0.75 * value / most
             box = (left + wide * column, y)
             style: dict[str, Any] = {"facecolor": PALETTE["query"], "alpha": share, "edgecolor": "none"}
             axes.add_patch(Rectangle(box, wide - 2, high - 2, **style))
             axes.add_patch(Rectangle(box, wide - 2, high - 2, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
             ink = "paper" if share > 0.7 else "ink"
-            _write(axes, box[0] + wide / 2, y + high / 2, "0" if zero else f"{value:.2f}", color=ink)
+            words = "0" if zero else f"{value:.2f}" if value >= 0.005 else "<0.01"
+            _write(axes, box[0] + wide / 2, y + high / 2, words, color=ink)
     figure.set_label(alt)
     return figure
 
 
 def scores(rows: Mapping[str, Mapping[str, float]], marked: Sequence[str] = (), alt: str = "") -> Figure:
     """Shares with their intervals, a row each: `{name: {"mean", "low", "high", "n"}}`; the `marked` rows solid violet,
-    the others grey and hatched.
+    the others grey and hatched. A row with no more than a "mean" is known, not measured: it has no interval.
 
     Raises ValueError without alt text.
     """
@@ -155,11 +155,15 @@ def scores(rows: Mapping[str, Mapping[str, float]], marked: Sequence[str] = (), 
     for index, (name, leaf) in enumerate(rows.items()):
         y, solid = _MARGIN + row * index, name in marked
         _write(axes, left - 8, y + 10, name, ha="right")
+        axes.plot([left, left + long], [y + 20] * 2, color=PALETTE["text"], linewidth=0.4)  # a row, also where it is 0
         style: dict[str, Any] = {"facecolor": PALETTE["query"]} if solid else {"facecolor": "none", "hatch": "////"}
         edge = PALETTE["query" if solid else "text"]
         axes.add_patch(Rectangle((left, y), long * leaf["mean"], 20, edgecolor=edge, **style))
-        axes.plot([left + long * leaf["low"], left + long * leaf["high"]], [y + 10] * 2, "|-", color=PALETTE["ink"])
-        counted = f"{round(leaf['mean'] * leaf['n'])} of {leaf['n']:.0f}"
+        if "n" in leaf:
+            axes.plot([left + long * leaf["low"], left + long * leaf["high"]], [y + 10] * 2, "|-", color=PALETTE["ink"])
+            counted = f"{round(leaf['mean'] * leaf['n'])} of {leaf['n']:.0f}"
+        else:
+            counted = f"{leaf['mean']:.2f}"
         _write(axes, left + long + 12, y + 10, counted, ha="left")
     base = _MARGIN + row * len(rows)
     for share in (0, 0.5, 1):

@@ -1,4 +1,4 @@
-"""Figures of notebook 06: a document's sum of losses, what hears what, packed rows, and where `<dream>` is expected."""
+"""Figures of notebook 06: a row's blocks and its sum of losses, what hears what, packed rows, chances of `<dream>`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from minidream.visualization.figures import (
     _LINE,
     _MARGIN,
     PALETTE,
+    _arrow,
     _pixels,
     _sheet,
     _tint,
@@ -26,12 +27,52 @@ from minidream.visualization.figures import (
 )
 
 _HALF = 2  # a picture among words stands at twice its size, half of what is usual
-_KINDS = {"text": "text", "dream": "query", "image": "patch", "<dream>": "query", "picture": "diffusion", "end": "text"}
+_KINDS = {
+    "text": "text",
+    "dream": "query",
+    "image": "patch",
+    "<dream>": "query",
+    "picture": "diffusion",
+    "</s>": "text",
+}
 
 
 def _kind(name: str) -> str:
     """The palette's name for a block or a term: "image 2" is a patch."""
     return _KINDS[name.split()[0]]
+
+
+def story_blocks(document: Sequence[Any], queries: int = 8, side: int = 4, alt: str = "") -> Figure:
+    """A document as the model's row, block by block: texts, and each picture twice, as a dream block of `queries`, from
+    which it is created, and as an image block of `side` x `side` patches, in which it is seen."""
+    box, head = 64.0 * _HALF, 34.0
+    count = sum(1 if isinstance(part, str) else 2 for part in document)
+    figure, axes = _sheet(2 * _MARGIN + count * box + (count - 1) * 14, head + 2 * box + 60)
+    x = float(_MARGIN)
+    for part in document:
+        if isinstance(part, str):
+            axes.add_patch(Rectangle((x, head), box, box, facecolor=_tint("text"), edgecolor=PALETTE["text"]))
+            _write(axes, x + box / 2, head + box / 2, "\n".join(textwrap.wrap(part, int(box / _LETTER) - 1)))
+            _write(axes, x + box / 2, head - 12, "text")
+            x += box + 14
+            continue
+        axes.add_patch(Rectangle((x, head), box, box, facecolor=_tint("query"), edgecolor=PALETTE["query"]))
+        _write(axes, x + box / 2, head + box / 2, "\n".join(["<dream>", *textwrap.wrap("q " * queries, 7)]))
+        _write(axes, x + box / 2, head - 12, "dream block: create")
+        _arrow(axes, (x + box / 2, head + box), (x + box / 2, head + box + 36))
+        for left, top, cells, kind in ((x, head + box + 38, 1, "diffusion"), (x + box + 14, head, side, "patch")):
+            axes.imshow(
+                _pixels(part), extent=(left, left + box, top + box, top), interpolation="nearest", aspect="auto"
+            )
+            step, edge = box / cells, PALETTE[kind]
+            for cell in range(cells * cells):
+                corner = (left + cell % cells * step, top + cell // cells * step)
+                axes.add_patch(Rectangle(corner, step, step, fill=False, edgecolor=edge, linewidth=1.2))
+        _write(axes, x + box * 1.5 + 14, head - 12, "image block: see")
+        x += 2 * (box + 14)
+    told = [f"'{part}'" if isinstance(part, str) else "dream block, image block" for part in document]
+    figure.set_label(alt or f"A story as one row: {', '.join(told)}")
+    return figure
 
 
 @dataclass(frozen=True)
@@ -42,15 +83,16 @@ class Term:
     picture: Any = None
 
 
-def sum_of_terms(terms: Sequence[Term], rows: Mapping[str, Sequence[float]], alt: str = "") -> Figure:
+def sum_of_terms(terms: Sequence[Term], rows: Mapping[str, Sequence[float]], units: str = "", alt: str = "") -> Figure:
     """A document from left to right, and over each of its parts what it adds to the loss; one row of bars a name.
 
-    Words are grey, `<dream>` violet, pictures orange. Raises ValueError if a row has another number of summands.
+    Words are grey, `<dream>` violet, pictures orange; `units` says below what is added up. Raises ValueError if a row
+    has another number of summands.
     """
     if not terms or not rows or any(len(values) != len(terms) for values in rows.values()):
         raise ValueError(f"{len(terms)} terms need as many values in each row")
     spans = [64 * _HALF if term.picture is not None else 150 if " " in term.told else 72 for term in terms]
-    left, gap, high, foot = 120.0, 26.0, 110.0, 64 * _HALF + 2 * _MARGIN
+    left, gap, high, foot = 120.0, 26.0, 110.0, 64 * _HALF + (3 if units else 2) * _MARGIN
     figure, axes = _sheet(left + sum(spans) + gap * len(spans), len(rows) * (high + 34) + foot)
     most = max(max(values) for values in rows.values())
     for number, (name, values) in enumerate(rows.items()):
@@ -76,6 +118,8 @@ def sum_of_terms(terms: Sequence[Term], rows: Mapping[str, Sequence[float]], alt
             axes.imshow(_pixels(term.picture), extent=extent, interpolation="nearest", aspect="auto")
             axes.add_patch(Rectangle((x, top), span, 64 * _HALF, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
         x += span + gap
+    if units:
+        _write(axes, left, top + foot - _MARGIN, units, ha="left")
     said = [term.told if term.picture is None else "[picture]" for term in terms]
     figure.set_label(alt or f"What each part adds to the loss: {' + '.join(said)}; {', '.join(rows)}")
     return figure
@@ -131,7 +175,7 @@ def packed_rows(mask: Any, documents: Sequence[int], kinds: Sequence[str], alt: 
     """Who may attend to whom in a packed row: `mask` (L, L), a row a token that looks, a column one that is looked at.
 
     `documents` (L,) numbers each token's document (0: padding); `kinds` (L,) are names of blocks. Allowed cells have
-    the colour of what is looked at. Raises ValueError if lengths differ.
+    the colour of what is looked at; padding, which looks at itself, is pale. Raises ValueError if lengths differ.
     """
     allowed = np.asarray(mask, dtype=bool)
     length = len(documents)
@@ -159,10 +203,11 @@ def packed_rows(mask: Any, documents: Sequence[int], kinds: Sequence[str], alt: 
     for row, (name, words) in enumerate(keys.items()):
         axes.add_patch(Rectangle((left + side + 16, top + 24 * row), 12, 12, facecolor=PALETTE[_kind(name)]))
         _write(axes, left + side + 34, top + 24 * row + 6, words, ha="left")
-    axes.add_patch(Rectangle((left + side + 16, top + 72), 12, 12, fill=False, edgecolor=PALETTE["text"]))
-    _write(axes, left + side + 34, top + 78, "hidden", ha="left")
+    for row, (name, face) in enumerate({"padding, ignored": _tint("text"), "hidden": PALETTE["paper"]}.items(), 3):
+        axes.add_patch(Rectangle((left + side + 16, top + 24 * row), 12, 12, facecolor=face, edgecolor=PALETTE["text"]))
+        _write(axes, left + side + 34, top + 24 * row + 6, name, ha="left")
     count = sum(number > 0 for number in found)
-    share = allowed.mean()
+    share = allowed[:, numbers > 0].mean(axis=0).sum() / length
     figure.set_label(alt or f"The mask of a row with {count} documents: {count} triangles, {share:.2f} of all pairs")
     return figure
 

@@ -1,0 +1,74 @@
+"""Synergy: does who learns to see draw better, and who learns to draw see better, than who learns one of them alone?
+
+All begin with the language model that knows words alone, and learn from the same documents in the same order; what
+differs is which losses count (`LEARNS`). So a joint run does the work of both others, in as many steps.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minidream.ablation.grids import DOCUMENTS, LEARNS, Budget, Variables
+from minidream.evaluation import comprehension, creation, interleaved
+from minidream.evaluation.candidate import Candidate, PipelineCandidate
+from minidream.evaluation.statistics import Leaf
+from minidream.pipeline import MiniDreamPipeline
+from minidream.training.dream import DreamTask
+from minidream.training.loop import fit
+from minidream.training.recipes import Recipe, Sizes, recipe_for
+
+
+def recipe_of(budget: Budget, variables: Variables, seed: int) -> tuple[Sizes, Recipe]:
+    """Stages I and II at once: projectors, queries and language model, on the documents of a setting."""
+    sizes, recipe = recipe_for("igpt", budget.preset)
+    language, dream = LEARNS[variables["learns"]]
+    return sizes, replace(
+        recipe,
+        steps=budget.steps,
+        batch=budget.batch,
+        language_weight=language,
+        dream_weight=dream,
+        mixture=DOCUMENTS[variables["documents"]],
+        seed=seed,
+        log_every=budget.every,
+        save_every=budget.steps + 1,  # a run is repeated rather than resumed
+    )
+
+
+def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[str, Any]:
+    """Train and examine. `parts`: the folder with `llm`, `clip` and `stable-diffusion`. The seed decides the first
+    weights and all that training draws; the examination is always the same.
+
+    Returns the leaves `comprehension` (`captions`, and shares of right answers by type and `overall`), `creation` (by
+    category and `overall`) and `stories` (`edits`), each only where the setting learns it; the last `losses`;
+    `seconds` and `cpu_seconds` of the training, `threads`, `machine`.
+    """
+    sizes, recipe = recipe_of(budget, variables, seed)
+    torch.manual_seed(seed)  # the new parameters are drawn
+    task = DreamTask(sizes, recipe, parts, None)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        record = fit(task, recipe, Path(folder))
+        spent = time.process_time() - began
+    pipe = MiniDreamPipeline(task.modules.eval(), task.processor)
+    candidate = PipelineCandidate(pipe, budget.guidance, budget.sampling_steps)
+    found: dict[str, Any] = {}
+    if recipe.language_weight:
+        found["comprehension"] = _sees(candidate, budget.n)
+    if recipe.dream_weight:
+        asked = creation.trials(budget.n, seed=0, held_out=False)
+        found["creation"], _ = creation.grade(candidate.draw, asked, creation.noise_seed(0, "seen"))
+        found["stories"] = {"edits": interleaved.edits(candidate, budget.n, 0)["edits"]}
+    kept = ("seconds", "threads", "machine", "losses")
+    return found | {key: record[key] for key in kept} | {"cpu_seconds": round(spent, 1)}
+
+
+def _sees(candidate: Candidate, n: int) -> dict[str, Leaf]:
+    answers: dict[str, Leaf] = comprehension.vqa(candidate, n, 0)["vqa"]["seen"]
+    return {"captions": comprehension.caption(candidate, n, 0)["caption"]["seen"], **answers}
