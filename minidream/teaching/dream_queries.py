@@ -53,8 +53,16 @@ def gradients(parts: Mapping[str, nn.Module | nn.Parameter], loss: Callable[[], 
     """What the way back from a loss leaves in each part: the norm of its gradient; "crossed" where it goes through but
     the part is frozen; "-" where it does not come by. Gradients that were there are forgotten."""
     crossed: set[str] = set()
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def forward(_: nn.Module, given: Any, out: Any) -> None:
+            if isinstance(out, Tensor) and out.requires_grad:
+                out.register_hook(lambda _: crossed.add(name))
+
+        return forward
+
     handles = [
-        leaf.register_full_backward_hook(lambda *_, name=name: crossed.add(name))
+        leaf.register_forward_hook(watch(name))
         for name, part in parts.items()
         if isinstance(part, nn.Module)
         for leaf in part.modules()
