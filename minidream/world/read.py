@@ -34,7 +34,10 @@ NOISE_LEFT = np.array([90.0, 20.0])  # energy that noise of variance 1 has in a 
 COLOR_TOLERANCE = 45.0  # distance from a colour of the table, levels of 255
 EMPTY = 28.0  # a block's mean further off the background (levels) shows that something is there
 UNEXPLAINED = 0.22  # ... and may differ from the best template by EMPTY + this share of the thing's contrast
-LEFT_OVER = np.array([0.04, 0.04])  # the share of a thing's energy that may stay unexplained, in light and in tint
+# The share of a thing's energy that may stay unexplained, in light and in tint. Up to 0.034 in light, every half-way
+# blend of two shapes and every half of a thing is refused, but so are many small things that are right to the eye; at
+# 0.04 a blend of a small square with a small cross passes, and half a small cross.
+LEFT_OVER = np.array([0.04, 0.04])
 GRAIN = 5.0  # blemishes that are forgiven everywhere, levels
 MARGIN = 0.15  # 1: exactly one hypothesis, 0: half-way to the next one
 
