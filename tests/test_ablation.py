@@ -65,7 +65,7 @@ def test_only_queries_and_condition_projector_move_in_every_setting() -> None:
         for variables in GRIDS[name].values():
             sizes, recipe = recipe_of(BUDGETS["mini"], variables, 3)
             assert recipe.trainable == ("dream_queries", "condition_projector") and recipe.seed == 3
-            assert recipe.mixture == {"text_to_image": 1.0} and sizes.queries == variables["queries"]
+            assert recipe.mixture == {"single_object": 1.0} and sizes.queries == variables["queries"]
     weights = {loss: recipe_of(NANO, {**BASE, "loss": loss}, 0)[1] for loss in ("dream", "alignment", "both")}
     assert [recipe.dream_weight > 0 for recipe in weights.values()] == [True, False, True]
     assert [recipe.alignment_weight > 0 for recipe in weights.values()] == [False, True, True]
@@ -75,16 +75,16 @@ def test_the_alignment_loss_is_the_one_by_hand_and_needs_no_unet(nano: Path) -> 
     sizes, recipe = recipe_of(NANO, {**BASE, "loss": "alignment"}, 0)
     task = DreamTask(sizes, recipe, nano, None)
     batch = task.batch(random.Random(0))
+    (examples,) = batch.values()
     task.modules.decoder.unet.register_forward_hook(lambda *_: pytest.fail("the UNet was asked"))
     losses = task.losses(batch, task.modules)
-    examples = batch["text_to_image"]
     pipe = MiniDreamPipeline(task.modules, task.processor)
     condition = pipe.condition([Document([str(example.plan[0])]) for example in examples])
     pooled = task.teach([*[example.scenes[0] for example in examples], None], torch.device("cpu")).pooler_output
     by_hand = clip_alignment_loss(torch.cat([condition, task.modules.null_condition()]), pooled)
-    torch.testing.assert_close(losses["text_to_image/alignment"], by_hand)
+    torch.testing.assert_close(losses["single_object/alignment"], by_hand)
     torch.testing.assert_close(losses["loss"], recipe.alignment_weight * by_hand)
-    assert "text_to_image/dream" not in losses
+    assert "single_object/dream" not in losses
 
 
 def test_the_held_back_loss_is_zero_for_who_says_what_the_teacher_says(nano: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_run_is_decided_by_its_seed_and_its_curve_begins_untrained(nano: Path)
     assert one["dream_loss"] == {name: one["curve"][-1][name] for name in ("noise", "teacher")}
     assert one["curve"][0]["teacher"] != one["curve"][-1]["teacher"]
     assert one["parameters"] == 8 * 32 + 32 * 32  # queries and projector of the nano width
-    assert one["creation"]["overall"]["n"] == 6 * NANO.n == one["facts"]["scene"]["n"]
+    assert one["creation"]["overall"]["n"] == 2 * NANO.n == one["facts"]["scene"]["n"]
 
 
 def test_finished_runs_are_not_repeated_and_seeds_may_be_added(grid: Any, tmp_path: Path) -> None:

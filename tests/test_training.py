@@ -101,6 +101,24 @@ def test_muon_moves_the_matrices_of_layers_and_adamw_the_rest() -> None:
     assert len(alone.param_groups[0]["params"]) == len(trained)
 
 
+def test_dream_queries_move_at_a_rate_of_their_own(tmp_path: Path) -> None:
+    class Queries(Line):
+        """A query and a weight with the same gradient."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.modules = torch.nn.Module()
+            self.modules.dream_queries = torch.nn.Parameter(torch.zeros(1))
+            self.modules.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def losses(self, batch: torch.Tensor, modules: torch.nn.Module) -> dict[str, torch.Tensor]:
+            return {"loss": (modules.dream_queries + modules.weight).sum()}
+
+    task = Queries()
+    fit(task, replace(RECIPE, query_rate=10.0), tmp_path)
+    torch.testing.assert_close(task.modules.dream_queries, 10 * task.modules.weight)
+
+
 def test_ctrl_c_waits_for_the_end_of_a_step() -> None:
     done = False
     with pytest.raises(KeyboardInterrupt), uninterrupted():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from minidream.ablation.grids import Budget, Variables, recipe_of
+from minidream.ablation.grids import MIXTURE, Budget, Variables, recipe_of
 from minidream.documents import Document
 from minidream.evaluation import creation
 from minidream.evaluation.candidate import PipelineCandidate, dice
@@ -18,7 +18,9 @@ from minidream.pipeline import MiniDreamPipeline
 from minidream.score_distillation import add_noise, draw_noise, dream_loss, predict
 from minidream.training.dream import DreamTask
 from minidream.training.loop import fit
-from minidream.world.corpora import caption_pair, render
+from minidream.world.corpora import render, sample
+
+SHOWN = ("single_object", "colors")  # the categories of one thing
 
 
 class HeldBack:
@@ -28,13 +30,14 @@ class HeldBack:
     def __init__(self, task: DreamTask, pipe: MiniDreamPipeline, count: int) -> None:
         self.pipe, self.decoder = pipe, task.modules.decoder
         rng, scheduler, unet = dice(0, "ablation", "held-back"), self.decoder.scheduler, self.decoder.unet
-        pairs = [caption_pair(rng) for _ in range(count)]
-        self.captions = [Document([caption]) for _, caption in pairs]
-        pictures = render([scene for scene, _ in pairs], task.processor.image_size).pictures
+        examples = [sample(MIXTURE, rng) for _ in range(count)]
+        scenes = [scene for example in examples for scene in example.scenes]
+        self.captions = [Document([text]) for example in examples for text in example.plan if isinstance(text, str)]
+        pictures = render(scenes, task.processor.image_size).pictures
         pixels = torch.stack([task.processor.picture(picture) for picture in pictures])
         self.latents = self.decoder.encode(pixels)  # (M, C, h, w)
         self.noise, self.timesteps = draw_noise(scheduler, self.latents, torch.Generator().manual_seed(0))
-        states = task.teach([scene for scene, _ in pairs], self.latents.device).last_hidden_state
+        states = task.teach(scenes, self.latents.device).last_hidden_state
         with torch.no_grad():
             noisy = add_noise(scheduler, self.latents, self.noise, self.timesteps)
             self.taught = predict(unet, noisy, self.timesteps, states)
@@ -68,6 +71,7 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
     sizes, recipe = recipe_of(budget, variables, seed)
     torch.manual_seed(seed)  # the new parameters are drawn
     task = DreamTask(sizes, recipe, parts, None)
+    task.whiten()
     pipe = MiniDreamPipeline(task.modules, task.processor)
     held_back = HeldBack(task, pipe, budget.held_back)
     curve = [{"step": 0, **held_back()}]
@@ -80,7 +84,7 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
     curve += [{"step": line["step"], "noise": line["noise"], "teacher": line["teacher"]} for line in log]
 
     task.modules.eval()
-    asked = creation.trials(budget.n, seed=0, held_out=False)
+    asked = creation.trials(budget.n, seed=0, held_out=False, categories=SHOWN)
     draw = PipelineCandidate(pipe, budget.guidance, budget.sampling_steps).draw
     shares, pictures = creation.grade(draw, asked, creation.noise_seed(0, "seen"))
     return {

@@ -7,7 +7,7 @@ of what the frozen decoder can draw. Taught in notebook 09.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ Draw = Callable[[list[str], int], list[Image.Image]]
 Trial = tuple[str, Constraint]
 
 
-def trials(n: int, seed: int, held_out: bool) -> list[Trial]:
+def trials(n: int, seed: int, held_out: bool, categories: Sequence[str] = CATEGORIES) -> list[Trial]:
     """`n` prompts of each category, category by category, with what their pictures must show."""
     made = []
-    for category in CATEGORIES:
+    for category in categories:
         rng = dice(seed, "creation", category, "held-out" if held_out else "seen")
         made += [creation_prompt(category, rng, held_out) for _ in range(n)]
     return made
@@ -39,7 +39,7 @@ def trials(n: int, seed: int, held_out: bool) -> list[Trial]:
 def grade(draw: Draw, asked: list[Trial], seed: int) -> tuple[dict[str, Leaf], list[Image.Image]]:
     """The share of right pictures for each category and `overall`, and the pictures."""
     pictures = draw([prompt for prompt, _ in asked], seed)
-    right: dict[str, list[bool]] = {category: [] for category in CATEGORIES}
+    right: dict[str, list[bool]] = {constraint.category: [] for _, constraint in asked}
     for (_, constraint), shown in zip(asked, look(pictures), strict=True):
         right[constraint.category].append(constraint.satisfied(shown))
     shares = {category: proportion(passed) for category, passed in right.items()}

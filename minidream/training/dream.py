@@ -16,18 +16,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+from minidream.documents import Document
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
 from minidream.score_distillation import clip_alignment_loss, draw_timesteps
 from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
+from minidream.training.whitening import unwhiten, whiten
 from minidream.world.captions import plain_caption
-from minidream.world.corpora import Example, render, samples
+from minidream.world.corpora import Example, caption_pair, render, samples
 from minidream.world.scene import Scene
 
 TRAINED = "trained.safetensors"
+CAPTIONS = 256  # to whiten by; with 8 dream queries, 2048 states of 192 numbers
 MODES = {
+    "single_object": "text_to_image",
     "qa": "image_to_text",
     "dialogue": "interleaved",
     "in_context": "interleaved",
@@ -62,6 +66,16 @@ class DreamTask:
         painter = out / "stable-diffusion"
         self.caption_tokenizer = PreTrainedTokenizerFast.from_pretrained(painter / "tokenizer")
         self.teacher = CLIPTextModel.from_pretrained(painter / "text_encoder").float().requires_grad_(False)
+
+    @torch.no_grad()
+    def whiten(self) -> None:
+        """Train the condition projector in white coordinates from now on, by what it reads after captions."""
+        model, rng = self.modules, random.Random(f"train-whitening-{self.recipe.seed}")
+        captions = [Document([caption_pair(rng)[1]]) for _ in range(CAPTIONS)]
+        inputs = self.processor(captions, "text_to_image", generation_prompt=True).to(model.device)
+        embeddings = model.embed(inputs.input_ids, inputs.query_mask)
+        hidden = model.read(embeddings, inputs.attention_mask, inputs.position_ids).last_hidden_state
+        whiten(model.condition_projector, hidden[inputs.query_mask])
 
     def batch(self, rng: random.Random) -> dict[str, list[Example]]:
         return samples(self.recipe.mixture, self.recipe.batch, rng)
@@ -128,6 +142,7 @@ class DreamTask:
     def save(self, folder: Path) -> None:
         """`trained.safetensors` holds what this stage moved, for the next one; the last stage is a whole MiniDream."""
         model = self.modules.eval()
+        unwhiten(model.condition_projector)
         moved = {name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}
         if self.recipe.stage == "instruct":
             model.half().save_pretrained(folder, frozen=False)

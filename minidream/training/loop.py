@@ -148,7 +148,7 @@ def fit(
             with uninterrupted(), float32_muon():
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(recipe, step)
+                        group["lr"] = learning_rate(recipe, step) * group.get("rate", 1.0)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 done = step + 1

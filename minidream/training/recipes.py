@@ -48,6 +48,8 @@ class Recipe:
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
+    query_rate: float = 1.0  # times lr, for the dream queries: so few, and as far apart as words
+    whitened: bool = False  # train the condition projector in the coordinates of `whitening`
     timestep_bias: float = 1.0  # above 1, the dream loss is asked more often where there is more noise
     teacher: bool = True  # distil what the UNet says under the picture's caption, not the sampled noise
     mixture: dict[str, float] = field(default_factory=dict)
@@ -67,7 +69,7 @@ _MINI = {
     ),
     "diffusion": Recipe("diffusion", steps=3000, batch=128, lr=1e-3),
     "align": Recipe(
-        "align", steps=300, batch=64, lr=2e-3, trainable=_PROJECTORS,
+        "align", steps=300, batch=64, lr=2e-3, query_rate=30.0, whitened=True, timestep_bias=2.5, trainable=_PROJECTORS,
         mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
@@ -140,7 +142,7 @@ def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | Non
             value = text.lower() in ("1", "true", "yes") if numbers[key] is bool else numbers[key](text)
         except ValueError:
             raise UserError(f"--set {key}={text}: expected a number of type {numbers[key].__name__}") from None
-        if key in ("steps", "batch", "lr", "timestep_bias", "log_every", "save_every") and value <= 0:
+        if key in ("steps", "batch", "lr", "query_rate", "timestep_bias", "log_every", "save_every") and value <= 0:
             raise UserError(f"--set {key}={text}: must be greater than 0")
         recipe = replace(recipe, **{key: value})  # type: ignore[arg-type]  # the key is one of `numbers`
     return sizes, recipe

@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from minidream.training.loop import Task, fit
 from minidream.training.parallel import processes, share
 from minidream.training.recipes import STAGES, Recipe, Sizes, recipe_for
 from minidream.weights import verify_manifest
+
+if TYPE_CHECKING:
+    from minidream.training.dream import DreamTask
 
 FOLDERS = {
     "vae": "vae",
@@ -87,6 +90,8 @@ def train(
         task = _task(name, sizes, replace(recipe, batch=share(recipe.batch)), out)
         if init:
             _begin_with(task, init)
+        if recipe.whitened:
+            cast("DreamTask", task).whiten()  # not before its first weights are in place
         record = fit(task, recipe, out / "runs" / name, resume)
         count = together.num_processes
         program = "minidream" if count == 1 else f"torchrun --nproc_per_node {count} -m minidream.cli"

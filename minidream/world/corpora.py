@@ -146,6 +146,11 @@ def _text_to_image(rng: random.Random, held_out: bool | None) -> Example:
     return Example((text, scene), "text_to_image")
 
 
+def _single_object(rng: random.Random, held_out: bool | None) -> Example:
+    scene = random_scene(rng, 1, held_out)
+    return Example((caption(scene, rng), scene), "single_object")
+
+
 def _image_to_text(rng: random.Random, held_out: bool | None) -> Example:
     scene = random_scene(rng, held_out=held_out)
     return Example((scene, _caption(scene, rng)), "image_to_text", prompt_parts=1)
@@ -223,6 +228,7 @@ SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "text_states": _text_states,
     "text_qa": _text_qa,
     "text_to_image": _text_to_image,
+    "single_object": _single_object,  # text_to_image of one thing, for short runs
     "image_to_text": _image_to_text,
     "interleaved": interleaved,
     "qa": _qa,
