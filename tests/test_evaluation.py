@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -616,3 +617,14 @@ def test_facts_are_counted_one_by_one():
 
     nothing = creation.facts(asked, [Image.new("RGB", (64, 64), "white")] * len(asked))
     assert {leaf["mean"] for leaf in nothing.values()} == {0}
+
+
+def test_what_an_earlier_stage_made_is_examined_over_the_parts_beside_it(nano, tmp_path):
+    found = {
+        stage: evaluate("creation", n=1, steps=1, weights=nano / stage)["settings"]["weights"]
+        for stage in ("align", "igpt")
+    }
+    assert len(set(found.values())) == 2
+    shutil.copytree(nano / "align", tmp_path / "align")
+    with pytest.raises(UserError, match="was trained over llm, which is not beside it"):
+        evaluate("creation", n=1, weights=tmp_path / "align")

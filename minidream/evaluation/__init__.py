@@ -28,6 +28,7 @@ from minidream.pictures import write_atomically
 
 if TYPE_CHECKING:
     from minidream.evaluation.candidate import Candidate
+    from minidream.pipeline import MiniDreamPipeline
 
 PARTS = ("creation", "comprehension", "interleaved")
 MORE = ("trust", "robustness", "zero_shot")  # each by its own name only
@@ -67,7 +68,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Examine the weights in the folder `weights` (the shipped ones if None) on `n` fresh scenes a category.
 
-    `weights` is what `minidream train all --out` filled, its folder `minidream`, or any folder of `save_pretrained`.
+    `weights` is what `minidream train all --out` filled, its folder `minidream`, or any folder of `save_pretrained`;
+    or what stage I or II made (`align`, `igpt`), with the parts it was made over beside it.
     `what` is "creation", "comprehension", "interleaved", "all" for these three, or "trust", "robustness", "zero_shot".
     The result holds "settings" and a key for each part, each figure a `{"mean", "low", "high", "n"}` with its 95 %
     interval, or None where it could not be measured. Finished sections are kept in the file `partial`, and an
@@ -83,11 +85,8 @@ def evaluate(
     import torch
 
     from minidream.evaluation.candidate import PipelineCandidate, digest
-    from minidream.pipeline import MiniDreamPipeline
 
-    # What `minidream train all` filled holds the model in `minidream`, beside the parts it was made of.
-    inside = weights is not None and (Path(weights) / "minidream").is_dir()
-    pipe = MiniDreamPipeline.from_pretrained(Path(weights) / "minidream" if weights and inside else weights)
+    pipe = _open(weights)
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = {"what": what, "n": n, "seed": seed, "guidance": guidance, "steps": steps, "weights": digest(pipe.model)}
     candidate = PipelineCandidate(pipe, guidance, steps)
@@ -181,6 +180,20 @@ def _begin(partial: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
             f"{partial} is left of an evaluation with {'; '.join(differs)}: give the same options, or remove it"
         )
     return dict(done)
+
+
+def _open(weights: Path | None) -> MiniDreamPipeline:
+    """The model in a folder, see `evaluate`."""
+    from minidream.pipeline import MiniDreamPipeline  # torch is not loaded before it is needed
+    from minidream.training.dream import TRAINED, open_stage
+
+    if weights is None:
+        return MiniDreamPipeline.from_pretrained()
+    if (Path(weights) / TRAINED).is_file():
+        return open_stage(Path(weights))
+    # What `minidream train all` filled holds the model in `minidream`, beside the parts it was made of.
+    inside = Path(weights) / "minidream"
+    return MiniDreamPipeline.from_pretrained(inside if inside.is_dir() else weights)
 
 
 def _folder(weights: Path | None, part: str) -> Path | None:

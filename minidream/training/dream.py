@@ -17,13 +17,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from minidream.documents import Document
+from minidream.errors import UserError
 from minidream.modeling.minidream import MiniDream
+from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
 from minidream.score_distillation import clip_alignment_loss, draw_timesteps
 from minidream.training.cache import EncodedPictures
 from minidream.training.components import tokenize
 from minidream.training.recipes import Recipe, Sizes
 from minidream.training.whitening import unwhiten, whiten
+from minidream.weights import verify_manifest
 from minidream.world.captions import plain_caption
 from minidream.world.corpora import Example, caption_pair, render, samples
 from minidream.world.scene import Scene
@@ -38,6 +41,22 @@ MODES = {
     "text_states": "text",
     "text_qa": "text",
 }  # kinds that are written as another kind's sequence
+
+
+def open_stage(folder: Path) -> MiniDreamPipeline:
+    """What stage I or II left in `folder`, joined with `llm`, `clip` and `stable-diffusion` beside it.
+
+    Raises `UserError` for a folder that is not whole, or parts that are not there.
+    """
+    verify_manifest(folder)
+    trained = load_file(folder / TRAINED)
+    llm, vision, diffusion = (folder.parent / part for part in ("llm", "clip", "stable-diffusion"))
+    for part in (llm, vision, diffusion):
+        if not part.is_dir():
+            raise UserError(f"{folder} was trained over {part.name}, which is not beside it: copy that there")
+    pipe = MiniDreamPipeline.from_components(llm, vision, diffusion, len(trained["dream_queries"]))
+    pipe.model.load_state_dict(trained, strict=False)
+    return pipe
 
 
 class DreamTask:

@@ -18,6 +18,9 @@ RIDGE = 0.05  # of the mean variance: directions with less are noise, and are le
 class Whitened(nn.Module):
     """The parametrization W = W' P."""
 
+    whitener: Tensor
+    colorer: Tensor
+
     def __init__(self, states: Tensor) -> None:
         """`states` (N, H): what the layer reads, a sample."""
         super().__init__()
