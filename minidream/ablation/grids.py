@@ -54,10 +54,10 @@ class Budget:
     sampling_steps: int = 20
 
 
-# mini: about 4 minutes of a core for a run, 60 minutes on two cores for the first four grids with three seeds.
+# mini: about 3 minutes of a core for a run, 45 minutes on two cores for the first four grids with three seeds.
 BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
-    "mini": Budget("mini", steps=200, batch=32, every=20, held_back=128, n=50, stories=100),
+    "mini": Budget("mini", steps=200, batch=24, every=20, held_back=128, n=50, stories=100),
 }
 SYNERGY_STEPS = {"nano": 2, "mini": 300}
 
