@@ -1,6 +1,7 @@
 """Write the README's measured figures, costs and story: `python tools/readme.py`.
 
-Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), what shortcuts save from
+Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), those of stage I alone
+from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), what shortcuts save from
 `data/results/bench.json` (`minidream bench --json ...`), costs from each `training.json` in `data/weights`, and the
 story from the weights themselves. Each table stands between two comments that name it; a test holds them equal to what
 this script would write.
@@ -18,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 README, WEIGHTS = ROOT / "README.md", ROOT / "data" / "weights"
 RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / "samples" / "story.png"
+STAGE_ONE, LEAST_OF_STAGE_ONE = ROOT / "data" / "results" / "stage_one.json", 0.50
 BENCH = ROOT / "data" / "results" / "bench.json"
 PROMPT = "A large orange triangle in the top left on a white background."
 STAGES = {  # stage: its record in the shipped weights
@@ -96,12 +98,22 @@ def figures(result: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {'' if least is None else f'{least:.2f}'} | {_cell(found)} | {_cell(unseen)} | {verdict} |"
         )
+        if path == ("creation", "seen", "color_attribution") and STAGE_ONE.is_file():
+            lines.append(_stage_one(json.loads(STAGE_ONE.read_text())["creation"]))
     n, seconds = result["settings"]["n"], result["settings"]["seconds"]
     command = f"`minidream evaluate all --n {n} --json data/results/evaluation.json`"
     note = f"{command}, {seconds / 60:.0f} minutes of one CPU core; ± is half a 95 % interval."
     if left_out := result["settings"].get("left_out"):
         note += f" Left out to save time: {left_out}."
     return "\n".join([*lines, "", note])
+
+
+def _stage_one(creation: dict[str, Any]) -> str:
+    """The row of the weights of which only queries and projectors have been trained."""
+    found, unseen = (creation[part]["overall"] for part in ("seen", "held_out"))
+    verdict = "reached" if found["mean"] >= LEAST_OF_STAGE_ONE else "**short**"
+    name = f"creation after stage I, where the language model is still frozen (n = {found['n'] // 6})"
+    return f"| {name} | {LEAST_OF_STAGE_ONE:.2f} | {_cell(found)} | {_cell(unseen)} | {verdict} |"
 
 
 SPEEDS = {
