@@ -50,7 +50,7 @@ def arrow_field(
     """
     if not alt:
         raise ValueError("say in words where the arrows lead: alt='...'")
-    figure, axes = _panels(len(panels))
+    figure, axes = _panels(len(panels), 3.1, 3.4)
     x, y = _array(places).T
     style: dict[str, Any] = {"color": PALETTE["diffusion"], "width": 0.006, "minlength": 0}
     for each, (title, arrows) in zip(axes, panels.items()):
