@@ -174,6 +174,8 @@ def dream_loss(
 ) -> Tensor:
     """L_DM = E_{t, eps} || eps_xi(z_t; C, t) - eps ||^2 with xi frozen (Eq. 4), averaged over M, C, h, w.
 
+    For a UNet that predicts v the error is that of v: at one z_t, an error of epsilon is alpha_t times it.
+
     Optimised: whatever made `condition` (M, Q, D): in DreamLLM the LLM, the dream queries and the projector. The
     gradient flows *through* the UNet (its Jacobian is kept) into `condition`. `latents` (M, C, h, w) are real and
     scaled. `noise` (as latents) and `timesteps` (M,) are drawn if not given. `target` (as latents) takes the place of

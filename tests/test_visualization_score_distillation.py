@@ -10,20 +10,20 @@ import pytest
 import torch
 from matplotlib.quiver import Quiver
 
-from minidream.visualization import PALETTE
-from minidream.visualization.score_distillation import Plot, arrow_field, bars, clouds, curves
+from minidream.visualization import PALETTE, film_strip
+from minidream.visualization.score_distillation import Plot, arrow_field, bars, clouds, curves, frame
 
 CENTRES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
 
 
-def test_arrows_of_all_panels_are_drawn_to_one_scale():
+def test_the_longest_arrow_of_each_panel_is_a_third_of_the_reach():
     places = torch.tensor([[0.0, 0.0], [0.5, 0.5]])
     fields = {"a": torch.tensor([[0.3, -0.4], [30.0, 40.0]]), "b": torch.tensor([[0.0, 1.0], [2.0, 0.0]])}
     figure = arrow_field(places, fields, dict.fromkeys(fields, CENTRES), reach=3, alt="arrows")
     quivers = [each for axes in figure.axes for each in axes.get_children() if isinstance(each, Quiver)]
-    for quiver, field in zip(quivers, fields.values(), strict=True):
+    for quiver, field, longest in zip(quivers, fields.values(), (50, 2), strict=True):
         np.testing.assert_allclose(np.stack([quiver.U, quiver.V]).T, field)
-        assert quiver.scale == pytest.approx(50)  # the longest arrow, of 50, is 1 long: a third of the reach
+        assert quiver.scale == pytest.approx(longest)  # so it is drawn 1 long
     assert figure.axes[0].get_title() == "a" and figure.get_label() == "arrows"
 
 
@@ -35,6 +35,8 @@ def test_clouds_show_every_point_and_the_path_that_leads_to_it():
     np.testing.assert_allclose(plain.collections[0].get_offsets(), points)
     assert len(plain.lines) == 1 and len(walked.lines) == 4  # the crosses, and three paths
     np.testing.assert_allclose(walked.lines[-1].get_xydata(), path[:, 2])
+    (ringed,) = clouds({"plain": points}, CENTRES, ring=0.5, alt="clouds").axes
+    assert [patch.get_radius() for patch in ringed.patches] == [0.5, 0.5] and not plain.patches
 
 
 def test_curves_differ_in_dash_too_and_have_a_plot_each():
@@ -57,6 +59,12 @@ def test_marked_bars_are_orange_and_the_first_is_on_top():
 def test_a_stroke_marks_what_a_value_was_before():
     figure = bars({"star": 0.5, "ring": 0.1}, "cosine", before={"ring": 0.3, "star": 0.2}, alt="bars")
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[0.2, 0.2], [0.3, 0.3]]
+    assert [words.get_text() for words in figure.axes[0].get_legend().get_texts()] == ["before"]
+
+
+def test_frames_stand_round_the_pictures_that_are_named():
+    figure = frame(film_strip([np.zeros((8, 8, 3), np.uint8)] * 3, ["a", "b", "c"]), [1])
+    assert [patch.get_linewidth() for patch in figure.axes[0].patches] == [0.5, 3, 0.5]
 
 
 @pytest.mark.parametrize(

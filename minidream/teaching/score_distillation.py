@@ -51,11 +51,13 @@ class Mixture:
         return blobs + self.spread * torch.randn(blobs.shape, generator=generator)
 
 
-def landing(points: Tensor, centres: Tensor) -> str:
-    """Where points (M, 2) have come to lie: how many nearest to each of `centres` (K, 2), and how near, in words."""
+def landing(points: Tensor, centres: Tensor, reach: float) -> str:
+    """Where points (M, 2) have come to lie: the share within `reach` of each of `centres` (K, 2), the share within
+    none, and the mean distance to the nearest centre, in words."""
     away, nearest = torch.cdist(points, centres).min(1)
-    parts = [f"{100 * (nearest == blob).float().mean():.1f} %" for blob in range(len(centres))]
-    return f"{', '.join(parts):22} mean distance to the nearest cross {away.mean():.2f}"
+    near = [((nearest == blob) & (away <= reach)).float().mean().item() for blob in range(len(centres))]
+    parts = [f"{100 * share:5.1f} %" for share in [*near, (away > reach).float().mean().item()]]
+    return f"{', '.join(parts)}, mean distance to the nearest cross {away.mean():.2f}"
 
 
 class Counter:
@@ -140,7 +142,7 @@ def strip_at(painter: Any, moments: Sequence[Tensor], truth: Sequence[Scene | No
     pictures = painter.decode(moments[step][:4])
     verdict = verdicts(pictures, truth[:4])
     said = [f"run {run}, step {step}" for run in range(1, 5)]
-    return film_strip(list(pictures), said, verdict, alt=f"step {step}: {sum(verdict)} of 4 right")
+    return film_strip(list(pictures), said, verdict, alt=f"step {step}: {most_or_few(verdict)} of 4 right")
 
 
 @torch.no_grad()
@@ -174,16 +176,18 @@ def patient_one(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tenso
 def examine(
     unet: Any, scheduler: Any, latents: Tensor, condition: Tensor, steps: Iterable[int]
 ) -> dict[str, list[float]]:
-    """The UNet's squared error at each timestep, where `add_noise` makes z_t ("healthy") and where the first patient
-    does; one noise for all."""
+    """The UNet's squared error at each timestep, where `add_noise` makes z_t ("healthy"), where the first patient
+    does, and against a target of the wrong sign; one noise for all."""
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    found: dict[str, list[float]] = {"healthy": [], "patient": []}
+    found: dict[str, list[float]] = {"healthy": [], "patient": [], "wrong sign": []}
     for step in steps:
         t = torch.full((len(latents),), step)
         truth = true_prediction(scheduler, latents, noise, t)
         for name, noising in {"healthy": add_noise, "patient": patient_one}.items():
             answer = predict(unet, noising(scheduler, latents, noise, t), t, condition)
             found[name].append((answer - truth).square().mean().item())
+            if name == "healthy":
+                found["wrong sign"].append((answer + truth).square().mean().item())
     return found
 
 
@@ -228,37 +232,37 @@ SCORE = Exercise(
     ),
 )
 
-_NOISES = ((0.8, 0.5), (0.5, 0.2))  # alpha_bar before the step and now
+_RATIOS = ((1.0,), (9.0,))  # SNR: under the ceiling of 5, and above it
 
-KL = Exercise(
-    "the weight of an error of v",
-    reference=lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) * (1 - now),
-    right=lambda answer: _tried(answer, *_NOISES) == [0.75, 0.3],
+WEIGHT = Exercise(
+    "min-SNR for an error of epsilon",
+    reference=lambda snr: (min(snr, 5) + 1) / snr,
+    right=lambda answer: _tried(answer, *_RATIOS) == [2.0, round(6 / 9, 6)],
     mistakes=(
         Mistake(
-            lambda before, now: (before / (1 - before) - now / (1 - now)) * (1 - now),
-            lambda answer: _tried(answer, *_NOISES) == [1.5, 0.6],
-            "twice too much: the KL of step 2 has a one half in it",
+            lambda snr: (min(snr, 5) + 1) / (snr + 1),
+            lambda answer: _tried(answer, *_RATIOS) == [1.0, 0.6],
+            "that is the weight of an error of v; the same error, measured in epsilon, is smaller",
         ),
         Mistake(
-            lambda before, now: 0.5 * (now / (1 - now) - before / (1 - before)) * (1 - now),
-            lambda answer: _tried(answer, *_NOISES) == [-0.75, -0.3],
-            "a weight is never negative: the SNR *falls* from t - 1 to t",
+            lambda snr: (min(snr, 5) + 1) * snr / (snr + 1) ** 2,
+            lambda answer: _tried(answer, *_RATIOS) == [0.5, 0.54],
+            "upside down: an error of epsilon is the *smaller* one, so its weight is the larger one",
         ),
         Mistake(
-            lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)),
-            lambda answer: _tried(answer, *_NOISES) == [1.5, 0.375],
-            "that is the weight of an error of z_0 (step 4): how large is the same error, measured in v?",
+            lambda snr: min(snr, 5) / snr,
+            lambda answer: _tried(answer, *_RATIOS) == [1.0, round(5 / 9, 6)],
+            "that is min-SNR for a UNet that predicts epsilon: ours predicts v, and one was added",
         ),
         Mistake(
-            lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) * (1 - now) / now,
-            lambda answer: _tried(answer, *_NOISES) == [1.5, 1.5],
-            "that is the weight of an error of epsilon (step 5); an error of v is that of z_0, divided by sigma",
+            lambda snr: min(snr, 5) + 1,
+            lambda answer: _tried(answer, *_RATIOS) == [2.0, 6.0],
+            "that is the weight of an error of z_0: an error of epsilon is that times the root of the SNR",
         ),
         Mistake(
-            lambda before, now: 0.5 * (before / (1 - before) - now / (1 - now)) / (1 - now),
-            lambda answer: _tried(answer, *_NOISES) == [3.0, 0.46875],
-            "upside down: an error of v is the *larger* one, so its weight is the smaller one",
+            lambda snr: (min(snr, 5) + 1) / ((snr + 1) * snr) ** 0.5,
+            lambda answer: _tried(answer, *_RATIOS) == [round(2**0.5, 6), round(6 / 90**0.5, 6)],
+            "the loss holds the *square* of the error: divide by alpha_t squared",
         ),
     ),
 )

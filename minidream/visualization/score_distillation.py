@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from minidream.visualization.figures import PALETTE
@@ -30,11 +31,13 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu().float() if hasattr(values, "detach") else values)
 
 
-def _plane(axes: Axes, title: str, centres: Any, reach: float) -> None:
+def _plane(axes: Axes, title: str, centres: Any, reach: float, ring: float = 0.0) -> None:
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.set_title(title, fontsize=9)
     x, y = _array(centres).T
     axes.plot(x, y, "+", color=PALETTE["ink"], markersize=13, markeredgewidth=1.6, zorder=2)
+    for middle in zip(x, y) if ring else ():
+        axes.add_patch(Circle(middle, ring, fill=False, edgecolor=PALETTE["ink"], linestyle=":", zorder=1))
 
 
 def arrow_field(
@@ -42,17 +45,17 @@ def arrow_field(
 ) -> Figure:
     """Arrows (N, 2) at `places` (N, 2), one panel a title; crosses at the title's `centres` (K, 2).
 
-    One scale for all panels, so that lengths compare: the longest arrow is drawn as a third of `reach`. Raises
-    ValueError without alt text.
+    Each panel has a scale of its own, or the short arrows would be specks: its longest arrow is drawn as a third of
+    `reach`. So give the lengths in the titles. Raises ValueError without alt text.
     """
     if not alt:
         raise ValueError("say in words where the arrows lead: alt='...'")
-    figure, axes = _panels(len(panels))
+    figure, axes = _panels(len(panels), 3.1, 3.4)
     x, y = _array(places).T
-    fields = {title: _array(field) for title, field in panels.items()}
-    longest = max(np.linalg.norm(field, axis=1).max() for field in fields.values())
     style: dict[str, Any] = {"color": PALETTE["diffusion"], "width": 0.006, "minlength": 0}
-    for each, (title, field) in zip(axes, fields.items()):
+    for each, (title, arrows) in zip(axes, panels.items()):
+        field = _array(arrows)
+        longest = np.linalg.norm(field, axis=1).max()
         each.quiver(x, y, *field.T, angles="xy", scale_units="xy", scale=3 * longest / reach, **style)
         _plane(each, title, centres[title], reach)
     figure.set_label(alt)
@@ -60,17 +63,18 @@ def arrow_field(
 
 
 def clouds(
-    panels: Mapping[str, Any], centres: Any, paths: Mapping[str, Any] | None = None, reach: float = 2.2, alt: str = ""
-) -> Figure:
+    panels: Mapping[str, Any], centres: Any, paths: Mapping[str, Any] | None = None, reach: float = 2.2,
+    ring: float = 0.0, alt: str = "",
+) -> Figure:  # fmt: skip
     """Points (N, 2), one panel a title, over crosses at `centres` (K, 2); `paths` (steps, N, 2) lead to them.
 
-    Raises ValueError without alt text.
+    `ring`: the radius of a dotted circle round each cross, none if 0. Raises ValueError without alt text.
     """
     if not alt:
         raise ValueError("say in words where the points lie: alt='...'")
-    figure, axes = _panels(len(panels))
+    figure, axes = _panels(len(panels), *((2.7, 3.0) if len(panels) > 4 else ()))
     for each, (title, points) in zip(axes, panels.items()):
-        _plane(each, title, centres, reach)
+        _plane(each, title, centres, reach, ring)
         for line in np.moveaxis(_array((paths or {}).get(title, np.zeros((0, 0, 2)))), 1, 0):
             each.plot(*line.T, color=PALETTE["text"], linewidth=0.6, zorder=0)
         x, y = _array(points).T
@@ -132,9 +136,20 @@ def bars(
         style: dict[str, Any] = {"color": PALETTE["diffusion"]} if solid else {"color": PALETTE["text"], "hatch": "///"}
         axes.barh(row, value, height=0.65, edgecolor=PALETTE["paper"], **style)
         if before is not None:
-            axes.plot([before[name]] * 2, [row - 0.4, row + 0.4], color=PALETTE["ink"], linewidth=2)
+            label = "before" if row == 0 else None
+            axes.plot([before[name]] * 2, [row - 0.4, row + 0.4], color=PALETTE["ink"], linewidth=2, label=label)
+    if before is not None:
+        axes.legend(fontsize=9, frameon=False, loc="lower right")
     axes.set_yticks(range(len(values)), list(values), fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(xlabel, fontsize=9)
     figure.set_label(alt)
+    return figure
+
+
+def frame(figure: Figure, which: Sequence[int]) -> Figure:
+    """The film strip with a thick dashed frame round the pictures of those numbers."""
+    borders = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]  # one a picture, in order
+    for number in which:
+        borders[number].set(edgecolor=PALETTE["query"], linewidth=3, linestyle="--")
     return figure
