@@ -162,6 +162,8 @@ def test_a_background_is_read_or_refused():
     pictures = torch.from_numpy(draw_batch(lesson.one_thing_scenes())).permute(0, 3, 1, 2)
     assert Counter(lesson.backgrounds(pictures)) == {"white": 8, "grey": 8, "black": 8}
     assert lesson.backgrounds(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8)) == [None]
+    assert lesson.heard(lesson.one_thing_scenes(), pictures.roll(8, 0)) == 0
+    assert lesson.heard(lesson.one_thing_scenes(), pictures) == 24
 
 
 def test_the_small_network_reads_its_words():

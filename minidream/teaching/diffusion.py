@@ -125,6 +125,11 @@ def backgrounds(pictures: Tensor) -> list[str | None]:
     return found
 
 
+def heard(scenes: Sequence[Scene], pictures: Tensor) -> int:
+    """How many of the pictures (M, 3, H, W) uint8 have the background of their scene."""
+    return sum(found == scene.background for found, scene in zip(backgrounds(pictures), scenes, strict=True))
+
+
 def seeds(count: int) -> list[torch.Generator]:
     """A source of noise for each of `count` pictures."""
     return [torch.Generator().manual_seed(seed) for seed in range(count)]

@@ -97,6 +97,8 @@ def curves(panels: Sequence[Panel], alt: str) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
+            if len(panel.lines) > 1:
+                axes.set_ylim(top=12 * axes.get_ylim()[1])  # room for the legend
         elif panel.digits is None:
             if axes.get_ylim()[0] < 0:
                 axes.axhline(0, color=PALETTE["ink"], linewidth=0.6)
@@ -147,7 +149,7 @@ def maps(
     if not grids or len(grids) != len(captions):
         raise ValueError(f"{len(grids)} grids, {len(captions)} captions: one of each")
     arrays = [np.asarray(grid, dtype=np.float64) for grid in grids]
-    side, scale = _MAP, 48
+    side, scale = _MAP, 60
     shown = ([] if picture is None else [_pixels(picture)]) + arrays
     width = len(shown) * (side + _MARGIN) + _MARGIN
     figure, axes = _sheet(width + scale, side + 2 * _MARGIN + _LINE)
@@ -185,7 +187,7 @@ def bars(panels: Sequence[Bars], alt: str, colors: Sequence[str] = ("white", "gr
             for share, color in zip(shares, colors):
                 face = [part / 255 for part in BACKGROUNDS[color]]
                 axes.barh(row, share, left=start, height=0.8, color=face, edgecolor=PALETTE["ink"], linewidth=0.6)
-                if share > 0.06:
+                if share > 0.1:
                     ink = PALETTE["paper"] if color == "black" else PALETTE["ink"]
                     style = {"color": ink, "fontsize": _FONT, "ha": "center", "va": "center"}
                     axes.text(start + share / 2, row, f"{share:.2f}", **style)
