@@ -84,7 +84,7 @@ class Answer(NamedTuple):
 
 
 class SmallNetwork(nn.Module):
-    """Three residual layers in a UNet's place: no convolutions, but the same call, and far faster.
+    """Two residual layers in a UNet's place: no convolutions, but the same call, and far faster.
 
     It takes latents of 256 numbers, a timestep and three words of 32 numbers each. `copy` adds what it is given to what
     it says, so that it need not learn to copy.
