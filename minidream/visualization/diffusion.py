@@ -189,7 +189,7 @@ def bars(panels: Sequence[Bars], alt: str, colors: Sequence[str] = ("white", "gr
                 axes.barh(row, share, left=start, height=0.8, color=face, edgecolor=PALETTE["ink"], linewidth=0.6)
                 if share > 0.1:
                     ink = PALETTE["paper"] if color == "black" else PALETTE["ink"]
-                    style = {"color": ink, "fontsize": _FONT, "ha": "center", "va": "center"}
+                    style: dict[str, Any] = {"color": ink, "fontsize": _FONT, "ha": "center", "va": "center"}
                     axes.text(start + share / 2, row, f"{share:.2f}", **style)
                 start += share
     figure.set_label(alt)
