@@ -17,7 +17,7 @@ from minidream.modeling.diffusion import ImageDecoder
 from minidream.score_distillation import schedule
 from minidream.teaching import diffusion as lesson
 from minidream.visualization import PALETTE
-from minidream.visualization.diffusion import Panel, curves, maps, paths, sheet
+from minidream.visualization.diffusion import Bars, Panel, bars, curves, maps, paths, sheet
 from minidream.visualization.figures import to_png
 from minidream.world.draw import draw_batch
 
@@ -55,6 +55,30 @@ def test_curves_write_their_values_on_request():
     }
 
 
+def test_curves_show_standard_errors_and_where_zero_is():
+    panel = Panel("title", [1, 2], {"": [0.2, -0.1]}, "g", "difference", errors={"": [0.1, 0.05]})
+    axes = curves([panel], "in words").axes[0]
+    (segments,) = [bar.get_segments() for bar in axes.collections]
+    assert [[round(y, 3) for _, y in segment] for segment in segments] == [[0.1, 0.3], [-0.15, -0.05]]
+    assert any(list(line.get_ydata()) == [0, 0] for line in axes.lines)
+
+
+def test_bars_of_shares_lie_end_to_end():
+    figure = bars(
+        [Bars("one", {"a": [0.5, 0.3, 0.2], "b": [0.0, 1.0, 0.0]}), Bars("two", {"c": [0.1] * 3})], "in words"
+    )
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
+    assert [(round(bar.get_x(), 2), round(bar.get_width(), 2)) for bar in first.patches[:3]] == [
+        (0.0, 0.5),
+        (0.5, 0.3),
+        (0.8, 0.2),
+    ]
+    assert [text.get_text() for text in first.texts] == ["0.50", "0.30", "0.20", "1.00"]  # none that is too thin
+    assert len(second.patches) == 3
+    _rendered(figure)
+
+
 def test_a_path_has_the_colour_of_its_clean_end():
     times, values = [999, 500, 0], np.array([[2.0, -2.0], [0.5, 0.5], [-1.0, 1.0]])
     for order in (slice(None), slice(None, None, -1)):  # noising and denoising
@@ -67,23 +91,23 @@ def test_a_path_has_the_colour_of_its_clean_end():
         ]
 
 
-def test_maps_are_signed_or_hot_and_stand_beside_their_picture():
+def test_maps_are_signed_or_hot_and_stand_beside_their_picture_with_a_scale():
     grid = torch.tensor([[-1.0, 1.0], [0.0, 0.5]])
     figure = maps([grid, grid / 2], ["a", "b"], "in words", picture=np.zeros((64, 64, 3), np.uint8))
-    assert _texts(figure) == ["picture", "a", "b"]
+    assert _texts(figure) == ["picture", "a", "b", "1", "0", "-1"]
     pixels = _rendered(figure)
-    middle = 16 + 64  # of the upper left quarter
-    assert not pixels[middle, 16 + 64].any()  # the black picture
-    assert tuple(pixels[middle, 16 + 272 + 64]) == tuple(int(PALETTE["patch"][i : i + 2], 16) for i in (1, 3, 5))
-    assert (pixels[16 + 192, 16 + 272 + 64] > 250).all()  # zero is white
+    middle = 16 + 40  # of the upper left quarter
+    assert not pixels[middle, 16 + 40].any()  # the black picture
+    assert tuple(pixels[middle, 16 + 176 + 40]) == tuple(int(PALETTE["patch"][i : i + 2], 16) for i in (1, 3, 5))
+    assert (pixels[16 + 120, 16 + 176 + 40] > 250).all()  # zero is white
     with pytest.raises(ValueError, match="2 grids, 1 captions"):
         maps([grid, grid], ["a"], "in words")
     dark, pale = (maps([grid], ["a"], "in words", limit=limit).axes[0].images[0].norm for limit in (None, 4))
     assert dark.vmax == 1 and pale.vmax == 4  # a common scale for two figures
     hot = maps([grid.abs()], ["a"], "in words", signed=False)
-    assert len(hot.axes[0].images) == 1
+    assert len(hot.axes[0].images) == 2 and _texts(hot)[1:] == ["1", "0.5", "0"]  # the map and its scale
     two = maps([grid.abs(), grid.abs() / 4], ["a", "b"], "in words", signed=False)
-    assert [image.norm.vmax for image in two.axes[0].images] == [1, 1]  # one scale: the second is pale
+    assert [image.norm.vmax for image in two.axes[0].images] == [1, 1, 1]  # one scale: the second is pale
 
 
 def test_a_sheet_keeps_the_order_of_its_pictures():
@@ -138,14 +162,28 @@ def test_a_background_is_read_or_refused():
     pictures = torch.from_numpy(draw_batch(lesson.one_thing_scenes())).permute(0, 3, 1, 2)
     assert Counter(lesson.backgrounds(pictures)) == {"white": 8, "grey": 8, "black": 8}
     assert lesson.backgrounds(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8)) == [None]
+    assert lesson.heard(lesson.one_thing_scenes(), pictures.roll(8, 0)) == 0
+    assert lesson.heard(lesson.one_thing_scenes(), pictures) == 24
 
 
-def test_the_small_unet_reads_its_words():
+def test_the_small_network_reads_its_words():
     torch.manual_seed(0)
-    unet, noisy = lesson.small_unet(), torch.randn(2, 4, 8, 8)
-    out = [unet(noisy, 10, encoder_hidden_states=torch.randn(2, 3, 32)).sample for _ in range(2)]
+    network, noisy, t = lesson.SmallNetwork(), torch.randn(2, 4, 8, 8), torch.tensor([10, 10])
+    out = [network(noisy, t, encoder_hidden_states=torch.randn(2, 3, 32)).sample for _ in range(2)]
     assert out[0].shape == noisy.shape and not torch.allclose(out[0], out[1])
-    assert sum(parameter.numel() for parameter in unet.parameters()) < 300_000
+    assert sum(parameter.numel() for parameter in network.parameters()) < 1_000_000
+
+
+def test_a_misheard_background_is_another_one():
+    ids = lesson.word_ids(lesson.one_thing_scenes())
+    dice = torch.Generator().manual_seed(0)
+    wrong, heard = lesson.misheard(ids, 1.0, dice), lesson.misheard(ids, 0.0, dice)
+    assert (wrong[:, 0] != ids[:, 0]).all() and set(wrong[:, 0].tolist()) == {0, 1, 2}
+    assert torch.equal(wrong[:, 1:], ids[:, 1:]) and torch.equal(heard, ids)
+
+
+def test_drawn_latents_are_counted_by_the_nearest_background():
+    assert lesson.shares(_Level.latents[[0, 0, 8, 23]] + 0.1, _Level.latents) == [0.5, 0.25, 0.25]
 
 
 class _Level:
@@ -211,9 +249,17 @@ def test_an_examination_counts_right_pictures_and_their_spread(monkeypatch: pyte
     decoder = SimpleNamespace(sample=lambda *given, **how: asked.update(how), decode=lambda latents: drawn)
     monkeypatch.setattr(lesson, "say", lambda pipe, captions: torch.zeros(len(captions), 1, 1))
     found = lesson.examine(decoder, None, scenes, repeats=2, guidance=3)
-    assert found.right == 0.75 and asked["guidance"] == 3 and len(asked["generators"]) == 4
+    assert found.right.tolist() == [[1, 1], [1, 0]] and asked["guidance"] == 3 and len(asked["generators"]) == 4
     apart = (drawn[2].float() - drawn[3].float()).abs().mean().item() / 2  # of two, each is half of it off the mean
     assert found.spread == pytest.approx(apart / 2)  # and the first two are the same
+
+
+def test_an_examination_has_standard_errors_with_captions_as_units():
+    one, other = (
+        lesson.Examined(torch.tensor(right), 0.0, torch.empty(0)) for right in ([[1.0], [1.0]], [[1.0], [0.0]])
+    )
+    assert one.share == (1.0, 0.0) and other.share == pytest.approx((0.5, 0.5))
+    assert one.beats(other) == pytest.approx((0.5, 0.5)) and one.beats(one) == (0.0, 0.0)
 
 
 def test_the_stretched_schedule_of_the_exercise_is_diffusers_own():
@@ -230,8 +276,19 @@ def test_the_mean_of_a_gaussian_under_the_noise_is_that_of_its_product_with_the_
     assert lesson.MEAN.reference(z, mean, variance, alpha, 1e-6) == pytest.approx(z / alpha)
 
 
-def test_a_copying_unet_adds_its_input():
-    torch.manual_seed(0)
-    copying, noisy, words = lesson.Copying(), torch.randn(2, 4, 8, 8), torch.randn(2, 3, 32)
-    said = copying.unet(noisy, 10, encoder_hidden_states=words).sample
-    torch.testing.assert_close(copying(noisy, 10, encoder_hidden_states=words).sample, said + noisy)
+def test_a_copying_network_adds_its_input():
+    noisy, words, t = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 32), torch.tensor([10, 10])
+    answers = []
+    for copy in (False, True):
+        torch.manual_seed(0)
+        answers.append(lesson.SmallNetwork(copy)(noisy, t, encoder_hidden_states=words).sample)
+    torch.testing.assert_close(answers[1], answers[0] + noisy)
+
+
+def test_the_mean_of_a_gaussian_must_hold_at_pure_noise():
+    def divides(z, mean, variance, alpha, sigma):
+        return lesson.MEAN.mistakes[0].example(z, mean, variance, alpha, sigma)
+
+    assert "at alpha = 0" in lesson.MEAN.verdict(divides) and lesson.MEAN.verdict(lesson.MEAN.reference).endswith(
+        "right"
+    )

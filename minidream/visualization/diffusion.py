@@ -1,4 +1,4 @@
-"""Figures of notebook 03: paths of noise, curves, maps of latents and of attention, sheets of small pictures."""
+"""Figures of notebook 03: paths of noise, curves, bars, maps of latents and of attention, sheets of small pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from minidream.visualization.figures import _DPI, _FONT, _LINE, _MARGIN, PALETTE, ZOOM, _pixels, _sheet, _write
+from minidream.visualization.figures import _DPI, _FONT, _LINE, _MARGIN, PALETTE, _pixels, _sheet, _write
+from minidream.world.scene import BACKGROUNDS
 
 # Lines are told apart by colour, by marker and by dash.
 _STYLES = (("diffusion", "o", "-"), ("patch", "s", "--"), ("query", "^", ":"), ("ink", "D", "-."))
 _SIGNED = LinearSegmentedColormap.from_list("signed", [PALETTE["patch"], PALETTE["paper"], PALETTE["diffusion"]])
 _HEAT = LinearSegmentedColormap.from_list("heat", [PALETTE["paper"], PALETTE["diffusion"], PALETTE["ink"]])
 _LEVEL = 8  # a sheet shows every eighth level of 0 .. 255: nobody sees it, and noise compresses to half
+_MAP = 160  # pixels of a map's side
 SMALL = 2  # one pixel of a picture in a sheet of many becomes 2 x 2
 
 
@@ -39,6 +41,15 @@ class Panel:
     log_x: bool = False  # steps that double lie at equal distances
     log_y: bool = False  # ten times less is as far down everywhere
     digits: int | None = None
+    errors: Mapping[str, Sequence[float]] | None = None  # of a line by its name: one standard error up and down
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Named rows of shares that add up to 1, under a title."""
+
+    title: str
+    rows: Mapping[str, Sequence[float]]
 
 
 def _axes(figure: Figure, index: int, count: int, title: str, xlabel: str, ylabel: str) -> Axes:
@@ -71,7 +82,11 @@ def curves(panels: Sequence[Panel], alt: str) -> Figure:
             axes.set_xscale("log", base=2)
         for (name, values), (color, marker, dash) in zip(panel.lines.items(), _STYLES):
             style: dict[str, Any] = {"marker": marker} if panel.marks else {}
-            axes.plot(panel.x, values, color=PALETTE[color], linestyle=dash, label=name, linewidth=1.8, **style)
+            style |= {"color": PALETTE[color], "linestyle": dash, "label": name, "linewidth": 1.8}
+            if panel.errors is None:
+                axes.plot(panel.x, values, **style)
+            else:
+                axes.errorbar(panel.x, values, panel.errors[name], capsize=3, elinewidth=1, **style)
         if panel.digits is not None:
             _label(axes, panel)
         if panel.marks:
@@ -82,7 +97,11 @@ def curves(panels: Sequence[Panel], alt: str) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
+            if len(panel.lines) > 1:
+                axes.set_ylim(top=12 * axes.get_ylim()[1])  # room for the legend
         elif panel.digits is None:
+            if axes.get_ylim()[0] < 0:
+                axes.axhline(0, color=PALETTE["ink"], linewidth=0.6)
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         if len(panel.lines) > 1:
             axes.legend(fontsize=_FONT, frameon=False)
@@ -130,21 +149,49 @@ def maps(
     if not grids or len(grids) != len(captions):
         raise ValueError(f"{len(grids)} grids, {len(captions)} captions: one of each")
     arrays = [np.asarray(grid, dtype=np.float64) for grid in grids]
-    side = ZOOM * 64
+    side, scale = _MAP, 60
     shown = ([] if picture is None else [_pixels(picture)]) + arrays
-    figure, axes = _sheet(len(shown) * (side + _MARGIN) + _MARGIN, side + 2 * _MARGIN + _LINE)
+    width = len(shown) * (side + _MARGIN) + _MARGIN
+    figure, axes = _sheet(width + scale, side + 2 * _MARGIN + _LINE)
     most = limit or max(float(np.abs(array).max()) for array in arrays) or 1.0
+    colors: dict[str, Any] = {"cmap": _HEAT, "vmin": 0, "vmax": most}
+    if signed:
+        colors = {"cmap": _SIGNED, "norm": TwoSlopeNorm(0, -most, most)}
     for index, (values, caption) in enumerate(zip(shown, [*["picture"] * (picture is not None), *captions])):
         left = _MARGIN + index * (side + _MARGIN)
-        style: dict[str, Any] = {}
-        if values.ndim == 2:
-            style = {"cmap": _HEAT, "vmin": 0, "vmax": most}
-            if signed:
-                style = {"cmap": _SIGNED, "norm": TwoSlopeNorm(0, -most, most)}
         extent = (left, left + side, _MARGIN + side, _MARGIN)
+        style = colors if values.ndim == 2 else {}
         axes.imshow(values, extent=extent, interpolation="nearest", aspect="auto", **style)
         axes.add_patch(Rectangle((left, _MARGIN), side, side, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
         _write(axes, left + side / 2, _MARGIN + side + _LINE * 0.8, caption)
+    least, box = -most if signed else 0.0, (width, width + 10, _MARGIN + side, _MARGIN)
+    axes.imshow(np.linspace(most, least, 32)[:, None], extent=box, aspect="auto", **colors)
+    for value, y in ((most, _MARGIN + 5), ((most + least) / 2, _MARGIN + side / 2), (least, _MARGIN + side - 5)):
+        _write(axes, width + 14, y, f"{value:.2g}", ha="left")
+    figure.set_label(alt)
+    return figure
+
+
+def bars(panels: Sequence[Bars], alt: str, colors: Sequence[str] = ("white", "grey", "black")) -> Figure:
+    """Rows of shares, side by side by panel: each row one bar of three parts, whose values are written in them."""
+    height = 0.55 + 0.27 * max(len(panel.rows) for panel in panels)
+    figure = Figure(figsize=(4.4 * len(panels), height), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    for index, panel in enumerate(panels):
+        axes = _axes(figure, index, len(panels), panel.title, "", "")
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set(xlim=(0, 1), xticks=[], ylim=(len(panel.rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(panel.rows)), list(panel.rows))
+        axes.tick_params(length=0)
+        for row, shares in enumerate(panel.rows.values()):
+            start = 0.0
+            for share, color in zip(shares, colors):
+                face = [part / 255 for part in BACKGROUNDS[color]]
+                axes.barh(row, share, left=start, height=0.8, color=face, edgecolor=PALETTE["ink"], linewidth=0.6)
+                if share > 0.1:
+                    ink = PALETTE["paper"] if color == "black" else PALETTE["ink"]
+                    style: dict[str, Any] = {"color": ink, "fontsize": _FONT, "ha": "center", "va": "center"}
+                    axes.text(start + share / 2, row, f"{share:.2f}", **style)
+                start += share
     figure.set_label(alt)
     return figure
 
