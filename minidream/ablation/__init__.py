@@ -8,9 +8,9 @@
 | rewrite   | drawing from the document, or from a caption that is written first | 8.46 against 11.91 FID              |
 | synergy   | comprehension, creation or both, with and without interleaved text | both: sees better, draws as well    |
 
-The first three train stage I anew: queries and condition projector from nothing, all else the shipped frozen parts, at
-equal steps. The fourth trains nothing. Taught in notebook 05. The fifth trains stages I and II at once, from the
-language model that knows words alone.
+The first three train stage I anew on captions of one thing: queries and condition projector from nothing, all else the
+shipped frozen parts, at equal steps. The fourth trains nothing. Taught in notebook 05. The fifth trains stages I and II
+at once, from the language model that knows words alone.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ _MINI = {
     ),
     "diffusion": Recipe("diffusion", steps=3000, batch=128, lr=1e-3),
     "align": Recipe(
-        "align", steps=2500, batch=32, lr=2e-3, query_rate=30.0, whitened=True, timestep_bias=2.5, trainable=_PROJECTORS,
-        mixture={"text_to_image": 0.6, "image_to_text": 0.4},
+        "align", steps=2500, batch=32, lr=2e-3, query_rate=30.0, whitened=True, timestep_bias=2.5,
+        trainable=_PROJECTORS, mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
         "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
