@@ -1,0 +1,155 @@
+"""Notebook 09: models that fool a metric, families of pictures that differ in one thing, and the exercises."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minidream.evaluation.candidate import dice
+from minidream.evaluation.creation import ClipFeatures, Trial
+from minidream.evaluation.robustness import noise
+from minidream.teaching import Exercise, Mistake
+from minidream.world.captions import plain_caption
+from minidream.world.corpora import render
+from minidream.world.scene import HELD_OUT_PAIRS, PLACES, Scene, random_scene, random_thing
+from minidream.world.words import join, name, sentence
+
+GRAIN = 20  # levels of 255: to be seen, and still read without fail
+NUMBERS = ("one", "two", "three", "four")
+_ACROSS = {place: place.replace("left", "?").replace("right", "left").replace("?", "right") for place in PLACES}
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene with left and right exchanged."""
+    return replace(scene, things=tuple(replace(thing, place=_ACROSS[thing.place]) for thing in scene.things))
+
+
+def left_for_right(asked: Sequence[Trial]) -> list[Image.Image]:
+    """A model that draws cleanly, and takes left for right."""
+    return render(mirrored(constraint.scene) for _, constraint in asked).pictures
+
+
+def grainy(asked: Sequence[Trial]) -> list[Image.Image]:
+    """A model that draws what was asked, with a grain over it."""
+    pictures = render(constraint.scene for _, constraint in asked).pictures
+    return [noise(GRAIN, picture, number) for number, picture in enumerate(pictures)]
+
+
+def features(clip: ClipFeatures, pictures: Sequence[Image.Image]) -> Tensor:
+    """CLIP's embeddings of pictures, (N, D)."""
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+    return torch.cat([clip(some) for some in pixels.split(128)])
+
+
+def alike(count: int) -> list[list[Scene]]:
+    """`count` families of four scenes that differ in count alone: one to four things, all alike."""
+    rng, families = dice(9, "trust lesson", "counting"), []
+    while len(families) < count:
+        ground, thing = rng.choice(("white", "grey", "black")), random_thing(rng)
+        places = rng.sample(list(PLACES), 4)
+        if (thing.color, thing.shape) not in HELD_OUT_PAIRS:
+            families.append([Scene(ground, tuple(replace(thing, place=p) for p in places[:k])) for k in range(1, 5)])
+    return families
+
+
+def by_number(scene: Scene) -> str:
+    """Things that are all alike, counted: "Three large red stars on a white background"."""
+    count, words = len(scene.things), name(scene.things[0])
+    plural = "" if count == 1 else "es" if words.endswith("s") else "s"
+    return f"{NUMBERS[count - 1].capitalize()} {words}{plural} on a {scene.background} background"
+
+
+def one_by_one(scene: Scene) -> str:
+    """The same, each named with its place, as in training."""
+    return sentence(join([f"a {name(t)} in the {t.place}" for t in scene.things]) + f" on a {scene.background} background")
+
+
+def crowded(count: int, tries: int) -> list[tuple[str, Scene]]:
+    """`count` captions of two to four things, each with its scene, `tries` times over."""
+    rng = dice(9, "trust lesson", "crowded")
+    scenes = [random_scene(rng, (2, 3, 4, 3)[at % 4]) for at in range(count)]
+    return [(plain_caption(scene), scene) for scene in scenes] * tries
+
+
+def skewed(count: int, yes: float, seed: int = 0) -> list[bool]:
+    """The truths of `count` questions, a share `yes` of them true, in random order."""
+    truths = [at < round(count * yes) for at in range(count)]
+    random.Random(seed).shuffle(truths)
+    return truths
+
+
+ENOUGH = Exercise(
+    "how many pictures",
+    reference=865,
+    right=lambda answer: 840 <= answer <= 880,
+    mistakes=(
+        Mistake(2401, lambda answer: 2380 <= answer <= 2420, "that is for a share of 1/2, the worst case; here it is about 0.9"),
+        Mistake(3458, lambda answer: 3400 <= answer <= 3500, "the interval reaches 0.02 to *each* side; you took 0.02 for all of it"),
+        Mistake(225, lambda answer: 215 <= answer <= 235, "that is one standard error; a 95 % interval takes 1.96 of them"),
+        Mistake(9, lambda answer: answer < 100, "the error falls with the root of n: square the ratio"),
+    ),
+)  # fmt: skip
+
+_SHARES = (0.1, 0.5, 0.9)
+YES_SAYER = Exercise(
+    "the one who always says yes",
+    reference=lambda q: 2 * q / (1 + q),
+    right=lambda answer: np.allclose([answer(q) for q in _SHARES], [2 * q / (1 + q) for q in _SHARES]),
+    mistakes=(
+        Mistake(
+            lambda q: q,
+            lambda answer: np.allclose([answer(q) for q in _SHARES], _SHARES),
+            "that is its precision, and its accuracy; F1 joins it with recall, 2 p r / (p + r)",
+        ),
+        Mistake(
+            lambda q: 1.0,
+            lambda answer: np.allclose([answer(q) for q in _SHARES], 1),
+            "that is its recall: it misses no yes; what of the noes that it calls yes?",
+        ),
+        Mistake(
+            lambda q: 2 / 3,
+            lambda answer: np.allclose([answer(q) for q in _SHARES], 2 / 3),
+            "that holds where half of the answers are yes; make it a function of q",
+        ),
+        Mistake(
+            lambda q: (1 + q) / 2,
+            lambda answer: np.allclose([answer(q) for q in _SHARES], [(1 + q) / 2 for q in _SHARES]),
+            "F1 is the harmonic mean of precision and recall, not the plain one",
+        ),
+    ),
+)
+
+_RIGHT, _WRONG = (0.9, 0.5, 0.5), (0.5, 0.1)  # of six pairs four are in order and two tied
+AUROC = Exercise(
+    "how often in order",
+    reference=lambda right, wrong: float(np.mean([(r > w) + 0.5 * (r == w) for r in right for w in wrong])),
+    right=lambda answer: abs(answer(_RIGHT, _WRONG) - 5 / 6) < 1e-6 and abs(answer((0.2,), (0.7,))) < 1e-6,
+    mistakes=(
+        Mistake(
+            lambda right, wrong: float(np.mean([r > w for r in right for w in wrong])),
+            lambda answer: abs(answer(_RIGHT, _WRONG) - 4 / 6) < 1e-6,
+            "two of the six pairs are tied: a tie counts half",
+        ),
+        Mistake(
+            lambda right, wrong: float(np.mean([r >= w for r in right for w in wrong])),
+            lambda answer: abs(answer(_RIGHT, _WRONG) - 1) < 1e-6,
+            "a score that is the same for all would get 1: a tie counts half",
+        ),
+        Mistake(
+            lambda right, wrong: float(np.mean([(r < w) + 0.5 * (r == w) for r in right for w in wrong])),
+            lambda answer: abs(answer(_RIGHT, _WRONG) - 1 / 6) < 1e-6,
+            "the other way round: in order is the *right* picture with the higher score",
+        ),
+        Mistake(
+            lambda right, wrong: float(np.mean([r >= 0.5 for r in right] + [w < 0.5 for w in wrong])),
+            lambda answer: abs(answer(_RIGHT, _WRONG) - 4 / 5) < 1e-6,
+            "no threshold is needed: compare each right picture with each wrong one",
+        ),
+    ),
+)
