@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,16 +11,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minidream.documents import Document
+from minidream.evaluation import creation
 from minidream.evaluation.candidate import dice
+from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.creation import ClipFeatures, Trial
 from minidream.evaluation.robustness import noise
+from minidream.evaluation.statistics import Leaf
+from minidream.pipeline import MiniDreamPipeline
 from minidream.teaching import Exercise, Mistake
+from minidream.weights import find_weights
 from minidream.world.captions import plain_caption
 from minidream.world.corpora import render
-from minidream.world.scene import HELD_OUT_PAIRS, PLACES, Scene, random_scene, random_thing
+from minidream.world.scene import HELD_OUT_PAIRS, PLACES, Scene, Thing, random_scene, random_thing
+from minidream.world.tell import KINDS
 from minidream.world.words import join, name, sentence
 
 GRAIN = 20  # levels of 255: to be seen, and still read without fail
+TASKS = {"caption": "captions", "vqa": "questions"}
 NUMBERS = ("one", "two", "three", "four")
 _ACROSS = {place: place.replace("left", "?").replace("right", "left").replace("?", "right") for place in PLACES}
 
@@ -47,6 +55,52 @@ def features(clip: ClipFeatures, pictures: Sequence[Image.Image]) -> Tensor:
     return torch.cat([clip(some) for some in pixels.split(128)])
 
 
+def judge() -> ClipFeatures:
+    """The shipped CLIP, as the evaluation uses it."""
+    return ClipFeatures(find_weights("clip"))
+
+
+def quality(pictures: Sequence[Image.Image], asked: Sequence[Trial]) -> dict[str, Leaf | None]:
+    """FID and CLIP score as the evaluation measures them; no FID of fewer than 20 pictures."""
+    return creation.quality(find_weights("clip"), list(pictures), list(asked))
+
+
+def three_pictures() -> tuple[str, Scene, dict[str, Scene]]:
+    """A caption, the scene that it tells, and three pictures: right, mirrored, and with a wrong colour."""
+    circle, star = Thing("top left", "red", "circle", "large"), Thing("top right", "blue", "star", "small")
+    told = Scene("white", (circle, star))
+    shown = {"as told": told, "left for right": mirrored(told)}
+    return plain_caption(told), told, shown | {"another colour": Scene("white", (replace(circle, color="cyan"), star))}
+
+
+def green_star() -> tuple[Document, dict[str, Image.Image], list[tuple[int, int]]]:
+    """A story of three pictures; {fact: its last picture with this fact alone otherwise}; and which of the six pieces
+    before it are true reasons: pairs (piece, number of the fact), as `world.stories.sources` has them."""
+    red, ring = Thing("top left", "red", "star", "large"), Thing("bottom right", "cyan", "ring", "small")
+    green = replace(red, color="green")
+    end = Scene("grey", (green, ring))
+    document = render([
+        "A large red star in the top left on a grey background.", Scene("grey", (red,)),
+        "All is quiet. The star turns green.", Scene("grey", (green,)),
+        "A small cyan ring appears in the bottom right.", end,
+    ])  # fmt: skip
+    others = {
+        "green, not red": Scene("grey", (red, ring)),
+        "a star, not a circle": Scene("grey", (replace(green, shape="circle"), ring)),
+        "cyan, not yellow": Scene("grey", (green, replace(ring, color="yellow"))),
+        "below, not above": Scene("grey", (green, replace(ring, place="top right"))),
+        "grey, not white": replace(end, background="white"),
+    }
+    reasons = ((3, 4), (0, 1, 4), (5,), (5,), (0, 1, 4))
+    pairs = [(piece, fact) for fact, some in enumerate(reasons) for piece in some]
+    return document, dict(zip(others, render(others.values()).pictures)), pairs
+
+
+def photographed() -> Scene:
+    """The scene that is damaged in section 8."""
+    return Scene("grey", (Thing("top left", "red", "circle", "large"), Thing("bottom right", "blue", "star", "large")))
+
+
 def alike(count: int) -> list[list[Scene]]:
     """`count` families of four scenes that differ in count alone: one to four things, all alike."""
     rng, families = dice(9, "trust lesson", "counting"), []
@@ -67,14 +121,54 @@ def by_number(scene: Scene) -> str:
 
 def one_by_one(scene: Scene) -> str:
     """The same, each named with its place, as in training."""
-    return sentence(join([f"a {name(t)} in the {t.place}" for t in scene.things]) + f" on a {scene.background} background")
+    return sentence(
+        join([f"a {name(t)} in the {t.place}" for t in scene.things]) + f" on a {scene.background} background"
+    )
 
 
-def crowded(count: int, tries: int) -> list[tuple[str, Scene]]:
-    """`count` captions of two to four things, each with its scene, `tries` times over."""
-    rng = dice(9, "trust lesson", "crowded")
-    scenes = [random_scene(rng, (2, 3, 4, 3)[at % 4]) for at in range(count)]
-    return [(plain_caption(scene), scene) for scene in scenes] * tries
+def scenes(count: int) -> list[Scene]:
+    """`count` scenes of two to four things."""
+    rng = dice(9, "trust lesson", "scenes")
+    return [random_scene(rng, (2, 3, 4, 3)[at % 4]) for at in range(count)]
+
+
+def stories_due(count: int) -> list[tuple[Document, Scene]]:
+    """`count` stories of two or three pictures: all before the last picture, and what that must show."""
+    rng = dice(9, "trust lesson")
+    told = [KINDS["story"](rng, pictures=2 + at % 2) for at in range(count)]
+    return [(render(each.document_plan[:-1]), each.scenes[-1]) for each in told]
+
+
+def clip_scores(clip: ClipFeatures, pictures: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
+    """The CLIP score of each picture with its text, (N,)."""
+    scores = 100 * torch.cosine_similarity(features(clip, pictures), clip.texts(list(texts))).clamp(min=0)
+    return scores.double().numpy()
+
+
+def teller(pipe: MiniDreamPipeline, scene: Scene) -> Callable[[Image.Image], tuple[str, bool]]:
+    """Of a picture: the caption that the model gives it, and whether that tells the scene."""
+
+    def tell(picture: Image.Image) -> tuple[str, bool]:
+        said = pipe.caption(picture)
+        return said, parse_caption(said) == scene.facts()
+
+    return tell
+
+
+Panel = tuple[list[str], dict[str, list[Leaf]]]
+
+
+def damage_curves(measured: Mapping[str, Mapping[str, Mapping[str, Leaf]]]) -> dict[str, Panel]:
+    """What `minidream evaluate robustness` found, as a panel for each kind: its levels, beginning with none, and for
+    each task its leaves. Kinds of files have no order, so nothing comes before them."""
+    panels: dict[str, Panel] = {}
+    for kind, levels in measured.items():
+        if kind != "none":
+            start = {} if kind == "file" else {"0": measured["none"]["0"]}
+            some = {**start, **levels}
+            tasks = {words: [leaf[task] for leaf in some.values()] for task, words in TASKS.items()}
+            panels[kind] = [level.replace("_", " ") for level in some], tasks
+    return panels
 
 
 def skewed(count: int, yes: float, seed: int = 0) -> list[bool]:
@@ -89,12 +183,22 @@ ENOUGH = Exercise(
     reference=865,
     right=lambda answer: 840 <= answer <= 880,
     mistakes=(
-        Mistake(2401, lambda answer: 2380 <= answer <= 2420, "that is for a share of 1/2, the worst case; here it is about 0.9"),
-        Mistake(3458, lambda answer: 3400 <= answer <= 3500, "the interval reaches 0.02 to *each* side; you took 0.02 for all of it"),
-        Mistake(225, lambda answer: 215 <= answer <= 235, "that is one standard error; a 95 % interval takes 1.96 of them"),
+        Mistake(
+            2401,
+            lambda answer: 2380 <= answer <= 2420,
+            "that is for a share of 1/2, the worst case; here it is about 0.9",
+        ),
+        Mistake(
+            3458,
+            lambda answer: 3400 <= answer <= 3500,
+            "the interval reaches 0.02 to *each* side; you took 0.02 for all of it",
+        ),
+        Mistake(
+            225, lambda answer: 215 <= answer <= 235, "that is one standard error; a 95 % interval takes 1.96 of them"
+        ),
         Mistake(9, lambda answer: answer < 100, "the error falls with the root of n: square the ratio"),
     ),
-)  # fmt: skip
+)
 
 _SHARES = (0.1, 0.5, 0.9)
 YES_SAYER = Exercise(

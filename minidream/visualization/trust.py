@@ -1,4 +1,4 @@
-"""Figures of notebook 09: verdicts by category, two Gaussians, intervals, a review list, curves; and a bench for damage."""
+"""Figures of notebook 09: verdicts, Gaussians, intervals, a review list, curves; and a bench for damage."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minidream.evaluation.robustness import LEVELS, Damage
-from minidream.visualization.figures import _DPI, _LETTER, _MARGIN, PALETTE, _pixels, _sheet, _write, to_png
+from minidream.evaluation.robustness import LEVELS
+from minidream.visualization.figures import _LETTER, _MARGIN, PALETTE, _pixels, _sheet, _write, to_png
 
+_DPI = 86  # the plots of this notebook are many, and its file is to stay small
 Leaves = Mapping[str, Mapping[str, float] | None]
-SERIES = (("query", "o", "-"), ("diffusion", "s", "--"), ("patch", "^", ":"), ("text", "D", "-."))  # told apart without colour
+# Colour, mark and line of each series, so that they are told apart without colour.
+SERIES = (("query", "o", "-"), ("diffusion", "s", "--"), ("patch", "^", ":"), ("text", "D", "-."))
 
 
 def _said(alt: str) -> str:
@@ -31,13 +33,18 @@ def _picture(axes: Axes, picture: Any, x: float, y: float, side: float) -> None:
     axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=PALETTE["text"], linewidth=0.5))
 
 
-def _mark(axes: Axes, x: float, y: float, right: bool, **style: Any) -> None:
-    """A verdict: a mark and a word."""
-    words = "\N{CHECK MARK} right" if right else "\N{BALLOT X} wrong"
-    _write(axes, x, y, words, "right" if right else "wrong", weight="bold", **style)
+def _mark(axes: Axes, x: float, y: float, right: bool | None) -> None:
+    """A verdict: a mark and a word; None where the exact reader refuses."""
+    if right is None:
+        _write(axes, x, y, "? refused", weight="bold")
+    else:
+        words = "\N{CHECK MARK} right" if right else "\N{BALLOT X} wrong"
+        _write(axes, x, y, words, "right" if right else "wrong", weight="bold")
 
 
-def verdicts(pictures: Sequence[Any], names: Sequence[str], rows: Mapping[str, Sequence[bool]], alt: str = "") -> Figure:
+def verdicts(
+    pictures: Sequence[Any], names: Sequence[str], rows: Mapping[str, Sequence[bool]], alt: str = ""
+) -> Figure:
     """Pictures side by side, and under them, a row for each question that is asked of a picture, its verdicts.
 
     Raises ValueError without alt text, or if a row has another number of verdicts than there are pictures.
@@ -127,7 +134,9 @@ def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float =
             axes.plot(leaf["mean"], y, mark, color=PALETTE[color], markersize=5.5, label=label)
     for at in range(1, len(rows)):
         axes.axhline(at - 0.5, color=PALETTE["text"], linewidth=0.3)
-    axes.set(xlim=(low, 1.005), ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=list(rows), xlabel=axis)
+    ends = [leaf["low"] for some in rows.values() for leaf in some.values() if leaf]
+    axes.set(xlim=(low or min(0.0, *ends), 1.005), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)  # a gain may be a loss
+    axes.set_yticks(range(len(rows)), list(rows))
     if len(series) > 1:
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(series), fontsize=8, frameon=False)
     figure.set_label(_said(alt))
@@ -137,7 +146,7 @@ def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float =
 def calibration(bins: Mapping[str, Leaves], alt: str = "") -> Figure:
     """For each name, of the pictures with a score in each bin ("0.0-0.2"), the share that was right, with intervals and
     counts, beside the diagonal of a score that is a probability. Raises ValueError without alt text."""
-    figure = Figure(figsize=(3.7 * len(bins), 3.3), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    figure = Figure(figsize=(3.3 * len(bins), 2.7), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
     for axes, (name, some) in zip(figure.subplots(1, len(bins), sharey=True, squeeze=False)[0], bins.items()):
         axes.plot([0, 1], [0, 1], "--", color=PALETTE["text"], linewidth=1)
         for where, leaf in some.items():
@@ -154,7 +163,9 @@ def calibration(bins: Mapping[str, Leaves], alt: str = "") -> Figure:
     return figure
 
 
-def review(pictures: Sequence[Any], scores: Sequence[float], right: Sequence[bool], notes: Sequence[str], alt: str = "") -> Figure:
+def review(
+    pictures: Sequence[Any], scores: Sequence[float], right: Sequence[bool | None], notes: Sequence[str], alt: str = ""
+) -> Figure:
     """Pictures in the order in which to look at them: a bar for the score, the note, and the reader's verdict.
 
     Raises ValueError without alt text.
@@ -175,21 +186,28 @@ def review(pictures: Sequence[Any], scores: Sequence[float], right: Sequence[boo
     return figure
 
 
-def ranking(groups: Mapping[str, tuple[Sequence[float], Sequence[bool]]], axis: str, alt: str = "") -> Figure:
-    """Scores as marks on a line, one line for each group: a green dot where the picture is right, a red cross where not.
-
-    Raises ValueError without alt text.
-    """
-    figure = Figure(figsize=(7.6, 0.95 + 0.42 * len(groups)), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+def ranking(
+    groups: Mapping[str, tuple[Sequence[float], Sequence[bool | None]]], axis: str, alt: str = ""
+) -> Figure:  # fmt: skip
+    """Scores as marks on a line, one line for each group: a green dot where the picture is right, a red cross where it
+    is wrong, an open triangle where the exact reader refuses it (None). Raises ValueError without alt text."""
+    figure = Figure(figsize=(7.6, 1.0 + 0.5 * len(groups)), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
     axes = figure.subplots()
+    kinds = ((True, "o", "right", "right"), (False, "x", "wrong", "wrong"), (None, "^", "ink", "refused"))
+    named: set[str] = set()
     for row, (scores, right) in enumerate(groups.values()):
-        lift = np.random.default_rng(0).uniform(-0.16, 0.16, len(scores))  # so that equal scores do not hide each other
-        for kind, mark, name in ((True, "o", "right"), (False, "x", "wrong")):
-            chosen = np.asarray(right, bool) == kind
-            label = name if row == 0 else None
-            axes.plot(np.asarray(scores)[chosen], row + lift[chosen], mark, color=PALETTE[name], markersize=5, alpha=0.75, label=label)
+        lift = np.random.default_rng(0).uniform(-0.2, 0.2, len(scores))  # so that equal scores do not hide each other
+        for kind, mark, color, name in kinds:
+            chosen = np.array([each is kind for each in right], bool)
+            if chosen.any():
+                style: dict[str, Any] = {"color": PALETTE[color], "alpha": 0.75, "markersize": 5}
+                label = None if name in named else name
+                face = "none" if kind is None else PALETTE[color]
+                marks = np.asarray(scores)[chosen], row + lift[chosen]
+                axes.plot(*marks, mark, markerfacecolor=face, label=label, **style)
+                named.add(name)
     axes.set(yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.5, -0.5), xlabel=axis)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     figure.set_label(_said(alt))
     return figure
 
@@ -216,22 +234,28 @@ def report(rows: Mapping[str, Mapping[str, float]], alt: str = "", digits: int =
     return figure
 
 
-def curves(panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[Mapping[str, float]]]]], alt: str = "", columns: int = 4) -> Figure:
+def curves(
+    panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[Mapping[str, float]]]]],
+    alt: str = "",
+    columns: int = 4,
+) -> Figure:
     """A small panel for each name: (levels, {series: a leaf for each level}), lines with their intervals.
 
     Raises ValueError without alt text.
     """
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.1 * rows + 0.3), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    figure = Figure(figsize=(2 * columns, 1.8 * rows + 0.3), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
     cells = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, (levels, series)) in zip(cells, panels.items()):
         at = range(len(levels))
         for (color, mark, line), (what, leaves) in zip(SERIES, series.items()):
             low, mean, high = ([leaf[key] for leaf in leaves] for key in ("low", "mean", "high"))
-            axes.fill_between(at, low, high, color=PALETTE[color], alpha=0.18, linewidth=0)
+            axes.vlines(at, low, high, color=PALETTE[color], linewidth=1)
             axes.plot(at, mean, line, marker=mark, markersize=3.5, color=PALETTE[color], label=what)
         axes.set(xticks=at, ylim=(0, 1.03))
-        axes.set_xticklabels(levels, fontsize=7, rotation=40 if max(map(len, levels)) > 5 else 0, ha="right" if max(map(len, levels)) > 5 else "center")
+        turned: dict[str, Any] = {"rotation": 40, "ha": "right"} if max(map(len, levels)) > 5 else {}
+        axes.set_xticklabels(levels, fontsize=7, **turned)
+        axes.tick_params("y", labelsize=7)
         axes.set_title(name, fontsize=9)
     for axes in cells[len(panels) :]:
         axes.axis("off")
@@ -261,9 +285,8 @@ class DamageBench(widgets.VBox):
 
     def damaged(self, kind: str, level: int) -> Any:
         """The picture after damage of a kind, level 0 (none) to 4."""
-        damage: Any = self.kinds[kind]
-        bare: Damage = lambda picture, number: damage(LEVELS[damage][level - 1], picture, number)  # noqa: E731
-        return self.picture if level == 0 else bare(self.picture, 0)
+        damage = self.kinds[kind]
+        return self.picture if level == 0 else damage(LEVELS[damage][level - 1], self.picture, 0)
 
     def state(self, kind: str, level: int) -> tuple[Any, str, bool]:
         """(the damaged picture, what the model says of it, whether that is right)."""
