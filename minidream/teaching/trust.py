@@ -103,7 +103,7 @@ def photographed() -> Scene:
 
 def alike(count: int) -> list[list[Scene]]:
     """`count` families of four scenes that differ in count alone: one to four things, all alike."""
-    rng, families = dice(9, "trust lesson", "counting"), []
+    rng, families = dice(9, "trust lesson", "counting"), list[list[Scene]]()
     while len(families) < count:
         ground, thing = rng.choice(("white", "grey", "black")), random_thing(rng)
         places = rng.sample(list(PLACES), 4)

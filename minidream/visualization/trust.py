@@ -85,10 +85,13 @@ def heat(
         _write(axes, left - 10, y + high / 2, name, ha="right")
         for column, value in enumerate(numbers[row]):
             box, share = (left + wide * column + 1, y + 1), min(1.0, max(0.0, value / largest))
-            area = {"width": wide - 3, "height": high - 3}
+            area: dict[str, Any] = {"width": wide - 3, "height": high - 3}
             axes.add_patch(Rectangle(box, **area, facecolor=PALETTE["diffusion"], alpha=0.85 * share, edgecolor="none"))
             thick = (row, column) in outlined
-            style = {"edgecolor": PALETTE["ink" if thick else "text"], "linewidth": 2.2 if thick else 0.5}
+            style: dict[str, Any] = {
+                "edgecolor": PALETTE["ink" if thick else "text"],
+                "linewidth": 2.2 if thick else 0.5,
+            }
             axes.add_patch(Rectangle(box, **area, fill=False, **style))
             _write(axes, box[0] + wide / 2, y + high / 2, f"{round(value, digits) + 0.0:.{digits}f}")
     figure.set_label(_said(alt))
@@ -229,7 +232,7 @@ def report(rows: Mapping[str, Mapping[str, float]], alt: str = "", digits: int =
                 _write(axes, left - 10, y + 9, name, ha="right")
             axes.add_patch(Rectangle((x, y), (wide - 70) * value / most, 18, facecolor=PALETTE["query"], alpha=0.55))
             axes.plot([x, x], [y - 4, y + 22], color=PALETTE["text"], linewidth=0.6)
-            _write(axes, x + (wide - 70) * value / most + 6, y + 9, f"{value:.{digits}f}", ha="left")
+            _write(axes, x + (wide - 70) * value / most + 6, y + 9, f"{row[metric]:.{digits}f}", ha="left")
     figure.set_label(_said(alt))
     return figure
 
@@ -273,9 +276,8 @@ class DamageBench(widgets.VBox):
     def __init__(self, picture: Any, tell: Any) -> None:
         self.picture, self.tell = picture, tell
         self._told: dict[tuple[str, int], tuple[bytes, str]] = {}
-        kinds = {damage.__name__: damage for damage in LEVELS}
-        self.kinds = kinds
-        self.kind = widgets.Dropdown(options=list(kinds), value="noise", description="damage")
+        self.kinds = {damage.__name__: damage for damage in LEVELS}
+        self.kind = widgets.Dropdown(options=list(self.kinds), value="noise", description="damage")
         self.level = widgets.IntSlider(min=0, max=4, value=0, description="level", continuous_update=False)
         self.image, self.label = widgets.Image(format="png"), widgets.Label()
         for control in (self.kind, self.level):
