@@ -1,7 +1,8 @@
 """Write the README's measured figures, costs and story: `python tools/readme.py`.
 
 Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), those of stage I alone
-from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), what shortcuts save from
+from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), those of its second look
+from `trust.json` (`minidream evaluate trust --json ...`), what shortcuts save from
 `data/results/bench.json` (`minidream bench --json ...`), costs from each `training.json` in `data/weights`, and the
 story from the weights themselves. Each table stands between two comments that name it; a test holds them equal to what
 this script would write.
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 README, WEIGHTS = ROOT / "README.md", ROOT / "data" / "weights"
 RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / "samples" / "story.png"
 STAGE_ONE, LEAST_OF_STAGE_ONE = ROOT / "data" / "results" / "stage_one.json", 0.50
+TRUST = ROOT / "data" / "results" / "trust.json"
 BENCH = ROOT / "data" / "results" / "bench.json"
 PROMPT = "A large orange triangle in the top left on a white background."
 STAGES = {  # stage: its record in the shipped weights
@@ -116,6 +118,35 @@ def _stage_one(creation: dict[str, Any]) -> str:
     return f"| {name} | {LEAST_OF_STAGE_ONE:.2f} | {_cell(found)} | {_cell(unseen)} | {verdict} |"
 
 
+TRUSTED: dict[str, tuple[str, ...]] = {
+    "its verdict on its own pictures of captions, AUROC": ("captions", "auroc"),
+    "&nbsp; of those that the exact reader can read": ("captions", "auroc_readable"),
+    "its verdict on its own pictures in stories, AUROC": ("stories", "auroc"),
+    "captions, errors gone by the best of four": ("captions", "errors_removed"),
+    "stories, errors gone by the best of four": ("stories", "errors_removed"),
+    "&nbsp; stories right, first try": ("stories", "first"),
+    "&nbsp; stories right, best of four at each picture": ("stories", "best_of_4"),
+    "explanations that name a true reason first": ("explanations", "agreement", "overall"),
+    "&nbsp; by chance": ("explanations", "chance", "overall"),
+}
+
+
+def trusted() -> str:
+    """The table of what its second look and its explanations are worth."""
+    from minidream.evaluation import asked
+
+    result = json.loads(TRUST.read_text())
+    lines = ["| what | asked | measured | |", "|---|---|---|---|"]
+    for name, path in TRUSTED.items():
+        found, least = leaf(result, ("trust", *path)), asked(("trust", *path))
+        verdict = "" if least is None or found is None else "reached" if found["mean"] >= least else "**short**"
+        lines.append(f"| {name} | {'' if least is None else f'{least:.2f}'} | {_cell(found)} | {verdict} |")
+    n = result["settings"]["n"]
+    return "\n".join(
+        [*lines, "", f"`minidream evaluate trust --n {n} --json data/results/trust.json`. Taught in lesson 09."]
+    )
+
+
 SPEEDS = {
     "training, ratio": "a stage II step, packed and with cached encoders, to the same step without either",
     "decoding, speedup": "100 tokens without the KV cache, to the same with it",
@@ -162,7 +193,12 @@ def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def filled(text: str) -> str:
     """The README with its tables as they are now."""
-    tables = {"figures": figures(json.loads(RESULTS.read_text())), "costs": costs(), "speeds": speeds()}
+    tables = {
+        "figures": figures(json.loads(RESULTS.read_text())),
+        "trusted": trusted(),
+        "costs": costs(),
+        "speeds": speeds(),
+    }
     for name, table in tables.items():
         before, _, after = re.split(rf"(?<=<!-- {name} -->\n)(.*?)(?=<!-- /{name} -->)", text, flags=re.S)
         text = f"{before}{table}\n{after}"

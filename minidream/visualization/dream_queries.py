@@ -190,10 +190,11 @@ _STYLES = (("query", "o"), ("diffusion", "s"), ("patch", "^"), ("right", "D"), (
 
 def comparisons(panels: Mapping[str, Comparison], alt: str) -> Figure:
     """Panels side by side: settings from left to right, a small mark for each seed, a large one for their mean, and
-    a bar for its interval. Lines are told apart by colour and by mark."""
+    a bar for its interval. Lines are told apart by colour and by mark. What all panels measure has one scale."""
     figure = Figure(figsize=(4.4 * len(panels), 3.2), dpi=_DPI, facecolor=PALETTE["paper"], layout="constrained")
+    one_scale = len({panel.ylabel for panel in panels.values()}) == 1
     for number, (title, panel) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), number + 1)
+        axes = figure.add_subplot(1, len(panels), number + 1, sharey=figure.axes[0] if one_scale and number else None)
         settings = list(next(iter(panel.lines.values())))
         for index, (name, measured) in enumerate(panel.lines.items()):
             color, mark = _STYLES[index % len(_STYLES)]
@@ -205,7 +206,8 @@ def comparisons(panels: Mapping[str, Comparison], alt: str) -> Figure:
                 if each.interval:
                     axes.plot([place, place], each.interval, color=PALETTE[color], linewidth=1.5)
         axes.set_title(title, fontsize=_FONT + 1)
-        axes.set_ylabel(panel.ylabel, fontsize=_FONT)
+        if not (one_scale and number):
+            axes.set_ylabel(panel.ylabel, fontsize=_FONT)
         axes.set_xticks(range(len(settings)), settings, fontsize=_FONT)
         axes.set_xlim(-0.5, len(settings) - 0.5)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
