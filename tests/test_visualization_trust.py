@@ -119,7 +119,7 @@ def test_curves_have_a_panel_each_and_leave_the_rest_blank():
     assert [axes.get_title() for axes in figure.axes] == ["noise", "file", ""] and not figure.axes[2].axison
     assert len(figure.axes[0].lines) == 2 and list(figure.axes[0].lines[0].get_ydata()) == [0.5, 0.5]
     loose = curves(panels, alt="two curves", unordered=("noise",))
-    assert loose.axes[0].lines[0].get_linestyle() == "None"
+    assert loose.axes[0].lines[0].get_linestyle().lower() == "none"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,9 @@ def test_damage_begins_with_none_but_files_do_not():
     leaf = {"caption": LEAF, "vqa": {**LEAF, "mean": 0.6}}
     panels = lesson.damage_curves({"none": {"0": leaf}, "blur": {"0.5": leaf}, "file": {"palette_png": leaf}})
     assert (
-        list(panels) == ["blur", "file"] and panels["blur"][0] == ["none", "0.5"] and panels["file"][0] == ["palette png"]
+        list(panels) == ["blur", "file"]
+        and panels["blur"][0] == ["none", "0.5"]
+        and panels["file"][0] == ["palette png"]
     )
     assert [leaf["mean"] for leaf in panels["blur"][1]["questions"]] == [0.6, 0.6]
 

@@ -69,8 +69,8 @@ def heat(
     values: Any, rows: Sequence[str], columns: Sequence[str], outlined: Sequence[tuple[int, int]] = (), alt: str = "",
     digits: int = 2, most: float | None = None,
 ) -> Figure:  # fmt: skip
-    """A table of numbers (rows, columns): the larger, the deeper the orange; below 0, blue. `outlined` cells have a thick
-    frame. `most`: what is deepest (the largest size, if not given). Raises ValueError without alt text."""
+    """A table of numbers (rows, columns): the larger, the deeper the orange; below 0, blue. `outlined` cells have a
+    thick frame. `most`: what is deepest (the largest size, if not given). Raises ValueError without alt text."""
     numbers = values.tolist() if hasattr(values, "tolist") else values
     if len(numbers) != len(rows) or any(len(row) != len(columns) for row in numbers):
         raise ValueError(f"{len(rows)} x {len(columns)} names for another number of cells")
@@ -86,7 +86,7 @@ def heat(
         for column, value in enumerate(numbers[row]):
             box, share = (left + wide * column + 1, y + 1), min(1.0, abs(value) / largest)
             area: dict[str, Any] = {"width": wide - 3, "height": high - 3}
-            color, deepest = ("patch", 0.5) if value < 0 else ("diffusion", 0.85)  # black on deep blue would not be read
+            color, deepest = ("patch", 0.5) if value < 0 else ("diffusion", 0.85)
             axes.add_patch(Rectangle(box, **area, facecolor=PALETTE[color], alpha=deepest * share, edgecolor="none"))
             thick = (row, column) in outlined
             style: dict[str, Any] = {
@@ -261,7 +261,12 @@ def curves(
         for (color, mark, line), (what, leaves) in zip(SERIES, series.items()):
             low, mean, high = ([leaf[key] for leaf in leaves] for key in ("low", "mean", "high"))
             axes.vlines(at, low, high, color=PALETTE[color], linewidth=1)
-            axes.plot(at, mean, "" if name in unordered else line, marker=mark, markersize=3.5, color=PALETTE[color], label=what)
+            style: dict[str, Any] = {
+                "linestyle": "none" if name in unordered else line,
+                "marker": mark,
+                "markersize": 3.5,
+            }
+            axes.plot(at, mean, color=PALETTE[color], label=what, **style)
         axes.set(xticks=at, ylim=(0, 1.03))
         turned: dict[str, Any] = {"rotation": 40, "ha": "right"} if max(map(len, levels)) > 5 else {}
         axes.set_xticklabels(levels, fontsize=7, **turned)
