@@ -54,7 +54,7 @@ def test_heat_is_deeper_where_more_is_and_frames_what_is_outlined():
     figure = heat(np.array([[0.5, 1.0], [-0.2, 0.0]]), ["a", "b"], ["1", "2"], [(0, 1)], alt="a table")
     cells = figure.axes[0].patches
     alphas = [cell.get_alpha() for cell in cells[::2]]
-    assert alphas == pytest.approx([0.425, 0.85, 0, 0])
+    assert alphas == pytest.approx([0.425, 0.85, 0.1, 0])
     assert [cell.get_linewidth() for cell in cells[1::2]] == [0.5, 2.2, 0.5, 0.5]
     assert {"0.50", "1.00", "-0.20", "0.00"} <= set(words(figure))
     assert "50" in words(heat([[50.0]], ["a"], ["1"], alt="a table", digits=0, most=100))
@@ -76,7 +76,7 @@ def test_intervals_show_each_series_once_in_the_key_and_leave_out_what_is_missin
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "best"] and len(axes.lines) == 7
     assert axes.get_xlim() == (0, 1.005)
     worse = intervals({"x": {"": {**LEAF, "low": -0.5}}}, "share", alt="a loss").axes[0]
-    assert worse.get_xlim() == (-0.5, 1.005) and worse.get_legend() is None
+    assert worse.get_xlim() == (-0.52, 1.005) and worse.get_legend() is None
 
 
 def test_calibration_counts_what_is_in_each_bin():
@@ -118,6 +118,8 @@ def test_curves_have_a_panel_each_and_leave_the_rest_blank():
     figure = curves(panels, alt="two curves", columns=3)
     assert [axes.get_title() for axes in figure.axes] == ["noise", "file", ""] and not figure.axes[2].axison
     assert len(figure.axes[0].lines) == 2 and list(figure.axes[0].lines[0].get_ydata()) == [0.5, 0.5]
+    loose = curves(panels, alt="two curves", unordered=("noise",))
+    assert loose.axes[0].lines[0].get_linestyle().lower() == "none"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,9 @@ def test_damage_begins_with_none_but_files_do_not():
     leaf = {"caption": LEAF, "vqa": {**LEAF, "mean": 0.6}}
     panels = lesson.damage_curves({"none": {"0": leaf}, "blur": {"0.5": leaf}, "file": {"palette_png": leaf}})
     assert (
-        list(panels) == ["blur", "file"] and panels["blur"][0] == ["0", "0.5"] and panels["file"][0] == ["palette png"]
+        list(panels) == ["blur", "file"]
+        and panels["blur"][0] == ["none", "0.5"]
+        and panels["file"][0] == ["palette png"]
     )
     assert [leaf["mean"] for leaf in panels["blur"][1]["questions"]] == [0.6, 0.6]
 

@@ -164,7 +164,7 @@ def damage_curves(measured: Mapping[str, Mapping[str, Mapping[str, Leaf]]]) -> d
     panels: dict[str, Panel] = {}
     for kind, levels in measured.items():
         if kind != "none":
-            start = {} if kind == "file" else {"0": measured["none"]["0"]}
+            start = {} if kind == "file" else {"none": measured["none"]["0"]}
             some = {**start, **levels}
             tasks = {words: [leaf[task] for leaf in some.values()] for task, words in TASKS.items()}
             panels[kind] = [level.replace("_", " ") for level in some], tasks

@@ -69,24 +69,25 @@ def heat(
     values: Any, rows: Sequence[str], columns: Sequence[str], outlined: Sequence[tuple[int, int]] = (), alt: str = "",
     digits: int = 2, most: float | None = None,
 ) -> Figure:  # fmt: skip
-    """A table of numbers (rows, columns): the larger, the deeper the orange; below 0 stays white. `outlined` cells have
-    a thick frame. `most`: what is deepest (the largest number, if not given). Raises ValueError without alt text."""
+    """A table of numbers (rows, columns): the larger, the deeper the orange; below 0, blue. `outlined` cells have a
+    thick frame. `most`: what is deepest (the largest size, if not given). Raises ValueError without alt text."""
     numbers = values.tolist() if hasattr(values, "tolist") else values
     if len(numbers) != len(rows) or any(len(row) != len(columns) for row in numbers):
         raise ValueError(f"{len(rows)} x {len(columns)} names for another number of cells")
     left = max(map(len, rows)) * _LETTER + 2 * _MARGIN
     wide, high = max(96.0, max(map(len, columns)) * _LETTER + 10), 30.0
     figure, axes = _sheet(left + wide * len(columns) + _MARGIN, high * (len(rows) + 1) + 2 * _MARGIN)
-    largest = most or max(max(row) for row in numbers) or 1.0
+    largest = most or max(abs(value) for row in numbers for value in row) or 1.0
     for column, name in enumerate(columns):
         _write(axes, left + wide * (column + 0.5), _MARGIN + high / 2, name, weight="bold")
     for row, name in enumerate(rows):
         y = _MARGIN + high * (row + 1)
         _write(axes, left - 10, y + high / 2, name, ha="right")
         for column, value in enumerate(numbers[row]):
-            box, share = (left + wide * column + 1, y + 1), min(1.0, max(0.0, value / largest))
+            box, share = (left + wide * column + 1, y + 1), min(1.0, abs(value) / largest)
             area: dict[str, Any] = {"width": wide - 3, "height": high - 3}
-            axes.add_patch(Rectangle(box, **area, facecolor=PALETTE["diffusion"], alpha=0.85 * share, edgecolor="none"))
+            color, deepest = ("patch", 0.5) if value < 0 else ("diffusion", 0.85)
+            axes.add_patch(Rectangle(box, **area, facecolor=PALETTE[color], alpha=deepest * share, edgecolor="none"))
             thick = (row, column) in outlined
             style: dict[str, Any] = {
                 "edgecolor": PALETTE["ink" if thick else "text"],
@@ -124,7 +125,8 @@ def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float =
     Raises ValueError without alt text.
     """
     series = list(dict.fromkeys(name for some in rows.values() for name in some))
-    figure = Figure(figsize=(7.6, 0.9 + 0.19 * len(series) * len(rows)), dpi=_DPI, facecolor=PALETTE["paper"])
+    high = max(0.19 * len(series), *(0.17 * (1 + name.count("\n")) for name in rows))  # inches a row
+    figure = Figure(figsize=(7.6, 0.9 + high * len(rows)), dpi=_DPI, facecolor=PALETTE["paper"])
     axes = figure.add_axes((0.3, 0.6 / figure.get_figheight(), 0.66, 1 - 0.95 / figure.get_figheight()))
     for at, some in enumerate(rows.values()):
         for number, name in enumerate(series):
@@ -138,7 +140,10 @@ def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float =
     for at in range(1, len(rows)):
         axes.axhline(at - 0.5, color=PALETTE["text"], linewidth=0.3)
     ends = [leaf["low"] for some in rows.values() for leaf in some.values() if leaf]
-    axes.set(xlim=(low or min(0.0, *ends), 1.005), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)  # a gain may be a loss
+    left = low if min(ends) >= low else min(ends) - 0.02  # no interval is cut
+    if left < 0:
+        axes.axvline(0, color=PALETTE["text"], linewidth=0.8, linestyle=":")
+    axes.set(xlim=(left, 1.005), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)  # a gain may be a loss
     axes.set_yticks(range(len(rows)), list(rows))
     if len(series) > 1:
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(series), fontsize=8, frameon=False)
@@ -241,8 +246,10 @@ def curves(
     panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[Mapping[str, float]]]]],
     alt: str = "",
     columns: int = 4,
+    unordered: Sequence[str] = (),
 ) -> Figure:
-    """A small panel for each name: (levels, {series: a leaf for each level}), lines with their intervals.
+    """A small panel for each name: (levels, {series: a leaf for each level}), lines with their intervals; marks without
+    lines where the levels are `unordered`.
 
     Raises ValueError without alt text.
     """
@@ -254,7 +261,12 @@ def curves(
         for (color, mark, line), (what, leaves) in zip(SERIES, series.items()):
             low, mean, high = ([leaf[key] for leaf in leaves] for key in ("low", "mean", "high"))
             axes.vlines(at, low, high, color=PALETTE[color], linewidth=1)
-            axes.plot(at, mean, line, marker=mark, markersize=3.5, color=PALETTE[color], label=what)
+            style: dict[str, Any] = {
+                "linestyle": "none" if name in unordered else line,
+                "marker": mark,
+                "markersize": 3.5,
+            }
+            axes.plot(at, mean, color=PALETTE[color], label=what, **style)
         axes.set(xticks=at, ylim=(0, 1.03))
         turned: dict[str, Any] = {"rotation": 40, "ha": "right"} if max(map(len, levels)) > 5 else {}
         axes.set_xticklabels(levels, fontsize=7, **turned)
