@@ -120,6 +120,19 @@ def test_finished_runs_are_not_repeated_and_seeds_may_be_added(grid: Any, tmp_pa
     }  # fmt: skip
 
 
+def test_a_run_that_two_processes_did_is_kept_once(grid: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(budget: Any, variables: dict[str, Any], seed: int, parts: Path) -> dict[str, Any]:
+        with monkeypatch.context() as patch:  # meanwhile another does the same
+            patch.setattr(stage_one, "run", fake_run)
+            grid("target", seeds=[seed])
+        return fake_run(budget, variables, seed, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_one, "run", slow)
+        content = grid("target", seeds=[0])
+    assert len(content["runs"]) == 2
+
+
 def test_a_run_of_another_grid_is_taken_over(grid: Any, tmp_path: Path) -> None:
     grid("target", seeds=[0])
     content = grid("alignment", seeds=[0, 1])

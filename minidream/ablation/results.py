@@ -47,7 +47,9 @@ class Results:
         return None
 
     def add(self, run: dict[str, Any]) -> None:
-        """Write the file anew, with one more run."""
+        """Write the file anew, with one more run; not a second time, if another process was as quick."""
+        if self.find(run["setting"], run["seed"]):
+            return
         runs = sorted([*self.runs, run], key=lambda run: (*run["variables"].values(), run["seed"]))
         write_atomically(self.file, (json.dumps(self.content(runs), indent=1) + "\n").encode())
 
