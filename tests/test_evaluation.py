@@ -24,6 +24,7 @@ from minidream.evaluation.statistics import bootstrap, f1, jackknife, proportion
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor, visual_question
 from minidream.tokenizer import train_tokenizer
+from minidream.weights import find_weights
 from minidream.world import corpora
 from minidream.world.corpora import render
 from minidream.world.draw import draw
@@ -627,4 +628,18 @@ def test_what_an_earlier_stage_made_is_examined_over_the_parts_beside_it(nano, t
     assert len(set(found.values())) == 2
     shutil.copytree(nano / "align", tmp_path / "align")
     with pytest.raises(UserError, match="was trained over llm, which is not beside it"):
+        evaluate("creation", n=1, weights=tmp_path / "align")
+
+    for part in ("llm", "clip", "stable-diffusion"):
+        shutil.copytree(nano / part, tmp_path / part)
+    file = tmp_path / "align" / "trained.safetensors"
+    with file.open("r+b") as half:
+        half.truncate(file.stat().st_size // 2)
+    with pytest.raises(UserError, match="is damaged"):
+        evaluate("creation", n=1, weights=tmp_path / "align")
+    (tmp_path / "align" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"cannot be read.*train again"):
+        evaluate("creation", n=1, weights=tmp_path / "align")
+    shutil.copy(find_weights("align") / file.name, file)  # of the preset mini
+    with pytest.raises(UserError, match="parts of other sizes"):
         evaluate("creation", n=1, weights=tmp_path / "align")

@@ -167,6 +167,8 @@ def test_manifest_names_a_flipped_byte_and_a_missing_file(tmp_path: Path) -> Non
         ("poetry", "mini", {}, "unknown stage 'poetry'"),
         ("vae", "giant", {}, "unknown preset 'giant'"),
         ("vae", "mini", {"depth": "3"}, "unknown setting 'depth'"),
+        ("vae", "mini", {"whitened": "1"}, "trains no condition projector"),
+        ("align", "mini", {"query_rate": "0"}, "must be greater than 0"),
         ("vae", "mini", {"steps": "many"}, "expected a number"),
         ("vae", "mini", {"steps": "0"}, "greater than 0"),
     ],

@@ -80,6 +80,15 @@ def _means(found: dict[str, Any] | None) -> list[float]:
     return [found["mean"]] if "mean" in found else [part["mean"] for part in found.values()]
 
 
+def _row(name: str, least: float | None, found: dict[str, Any] | None, *cells: str) -> str:
+    """A line of a table: what is asked, the `cells`, and whether what was found is enough."""
+    wanted = verdict = ""
+    if least is not None:
+        wanted, enough = f"{least:.2f}", min(_means(found), default=0) >= least
+        verdict = "reached" if enough else "**short**"
+    return f"| {' | '.join([name, wanted, *cells, verdict])} |"
+
+
 def figures(result: dict[str, Any]) -> str:
     """The table of figures: asked, measured, held-out, and whether it falls short."""
     from minidream.evaluation import asked
@@ -94,12 +103,7 @@ def figures(result: dict[str, Any]) -> str:
             unseen = leaf(result, ("creation", "teacher", "held_out", "overall"))
         if "seen" in found and "mean" not in found:
             found, unseen = found["seen"], found.get("held_out")
-        least, verdict = asked(path), ""
-        if least is not None:
-            verdict = "reached" if min(_means(found), default=0) >= least else "**short**"
-        lines.append(
-            f"| {name} | {'' if least is None else f'{least:.2f}'} | {_cell(found)} | {_cell(unseen)} | {verdict} |"
-        )
+        lines.append(_row(name, asked(path), found, _cell(found), _cell(unseen)))
         if path == ("creation", "seen", "color_attribution") and STAGE_ONE.is_file():
             lines.append(_stage_one(json.loads(STAGE_ONE.read_text())["creation"]))
     n, seconds = result["settings"]["n"], result["settings"]["seconds"]
@@ -113,9 +117,8 @@ def figures(result: dict[str, Any]) -> str:
 def _stage_one(creation: dict[str, Any]) -> str:
     """The row of the weights of which only queries and projectors have been trained."""
     found, unseen = (creation[part]["overall"] for part in ("seen", "held_out"))
-    verdict = "reached" if found["mean"] >= LEAST_OF_STAGE_ONE else "**short**"
     name = f"creation after stage I, where the language model is still frozen (n = {found['n'] // 6})"
-    return f"| {name} | {LEAST_OF_STAGE_ONE:.2f} | {_cell(found)} | {_cell(unseen)} | {verdict} |"
+    return _row(name, LEAST_OF_STAGE_ONE, found, _cell(found), _cell(unseen))
 
 
 TRUSTED: dict[str, tuple[str, ...]] = {
@@ -138,9 +141,8 @@ def trusted() -> str:
     result = json.loads(TRUST.read_text())
     lines = ["| what | asked | measured | |", "|---|---|---|---|"]
     for name, path in TRUSTED.items():
-        found, least = leaf(result, ("trust", *path)), asked(("trust", *path))
-        verdict = "" if least is None or found is None else "reached" if found["mean"] >= least else "**short**"
-        lines.append(f"| {name} | {'' if least is None else f'{least:.2f}'} | {_cell(found)} | {verdict} |")
+        found = leaf(result, ("trust", *path))
+        lines.append(_row(name, asked(("trust", *path)), found, _cell(found)))
     n = result["settings"]["n"]
     return "\n".join(
         [*lines, "", f"`minidream evaluate trust --n {n} --json data/results/trust.json`. Taught in lesson 09."]

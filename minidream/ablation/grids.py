@@ -54,7 +54,7 @@ class Budget:
     sampling_steps: int = 20
 
 
-# mini: about 3 minutes of a core for a run, 45 minutes on two cores for the first four grids with three seeds.
+# mini: the 27 trainings of the first three grids, with three seeds, took 73 minutes of one core.
 BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
     "mini": Budget("mini", steps=200, batch=24, every=20, held_back=128, n=50, stories=100),

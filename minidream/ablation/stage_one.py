@@ -71,7 +71,8 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
     sizes, recipe = recipe_of(budget, variables, seed)
     torch.manual_seed(seed)  # the new parameters are drawn
     task = DreamTask(sizes, recipe, parts, None)
-    task.whiten()
+    if recipe.whitened:
+        task.whiten()
     pipe = MiniDreamPipeline(task.modules, task.processor)
     held_back = HeldBack(task, pipe, budget.held_back)
     curve = [{"step": 0, **held_back()}]

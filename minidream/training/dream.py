@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
@@ -46,16 +47,23 @@ MODES = {
 def open_stage(folder: Path) -> MiniDreamPipeline:
     """What stage I or II left in `folder`, joined with `llm`, `clip` and `stable-diffusion` beside it.
 
-    Raises `UserError` for a folder that is not whole, or parts that are not there.
+    Raises `UserError` for a folder that is not whole, or parts that are not there or of other sizes.
     """
     verify_manifest(folder)
-    trained = load_file(folder / TRAINED)
+    try:
+        trained = load_file(folder / TRAINED)
+        queries = len(trained["dream_queries"])
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read ({error}): name another folder, or train again") from None
     llm, vision, diffusion = (folder.parent / part for part in ("llm", "clip", "stable-diffusion"))
     for part in (llm, vision, diffusion):
         if not part.is_dir():
             raise UserError(f"{folder} was trained over {part.name}, which is not beside it: copy that there")
-    pipe = MiniDreamPipeline.from_components(llm, vision, diffusion, len(trained["dream_queries"]))
-    pipe.model.load_state_dict(trained, strict=False)
+    pipe = MiniDreamPipeline.from_components(llm, vision, diffusion, queries)
+    try:
+        pipe.model.load_state_dict(trained, strict=False)
+    except RuntimeError:  # torch's word for another shape
+        raise UserError(f"{folder} was trained over parts of other sizes: copy those beside it") from None
     return pipe
 
 

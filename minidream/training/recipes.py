@@ -145,4 +145,6 @@ def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | Non
         if key in ("steps", "batch", "lr", "query_rate", "timestep_bias", "log_every", "save_every") and value <= 0:
             raise UserError(f"--set {key}={text}: must be greater than 0")
         recipe = replace(recipe, **{key: value})  # type: ignore[arg-type]  # the key is one of `numbers`
+    if recipe.whitened and "condition_projector" not in recipe.trainable:
+        raise UserError(f"--set whitened: stage {stage} trains no condition projector; choose align, igpt or instruct")
     return sizes, recipe
