@@ -271,7 +271,7 @@ def test_who_learns_jointly_and_who_learns_one_thing_learn_from_the_same(nano: P
                 "llm", "visual_projector", "dream_queries", "condition_projector"
             }  # fmt: skip
         assert batches[0] == batches[1] == batches[2]
-        assert ("interleaved" in batches[0]) == (documents == "interleaved")
+        assert ("single_edit" in batches[0]) == (documents == "interleaved")
         assert weights["joint"] == (weights["comprehension"][0], weights["creation"][1])
         assert weights["comprehension"][1] == weights["creation"][0] == 0
 

@@ -185,6 +185,23 @@ def test_4_condition_k_reacts_to_what_came_before_and_to_nothing_after(model: Mi
     assert (retold[2] - base[2]).abs().max() > 1e-3
 
 
+def test_4_the_next_word_reacts_to_what_came_before_and_to_nothing_after(model: MiniDream) -> None:
+    def logits(pictures: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            inputs = tiny_inputs([STORY])
+            return model(**inputs, image_features=model.encode_pictures(pictures)).logits[0]
+
+    patches = tiny_inputs([STORY])["patch_mask"][0].nonzero().flatten()
+    pictures = tiny_pictures(2)
+    base = logits(pictures)
+    for changed in (0, 1):
+        other = pictures.clone()
+        other[changed] = 255 - other[changed]
+        moved = (logits(other) - base).abs().amax(-1)  # of each token
+        begins = int(patches[changed * PATCHES])
+        assert moved[:begins].max() < 2e-5 and moved[begins:].min() > 1e-4
+
+
 @pytest.mark.parametrize("stage", ["align", "igpt", "instruct"])
 def test_5_gradients_reach_what_is_trained_and_nothing_frozen(processor: MiniDreamProcessor, stage: str) -> None:
     model = tiny_model()

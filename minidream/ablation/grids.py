@@ -12,14 +12,15 @@ from minidream.training.recipes import Recipe, Sizes, recipe_for
 QUERIES = (1, 2, 4, 8, 16, 32)
 # What stage I is shown in a grid: captions of one thing. In as many steps, with all captions, all settings draw mud.
 MIXTURE = "single_object"
+SHOWN = ("single_object", "colors")  # the categories of prompts for it
 CAPTION_TOKENS = 64  # room for <s>, the longest caption and </s> beside a dream block
 # w_dm and the weight of `clip_alignment_loss`; a sum of both counts them alike.
 LOSSES = {"dream": (10.0, 0.0), "alignment": (0.0, 10.0), "both": (10.0, 10.0)}
 # w_lm and w_dm; and the documents that all three learn from, which are the same for one seed.
 LEARNS = {"comprehension": (1.0, 0.0), "creation": (0.0, 10.0), "joint": (1.0, 10.0)}
 DOCUMENTS = {
-    "pairs": {"text_to_image": 0.4, "image_to_text": 0.2, "qa": 0.4},
-    "interleaved": {"text_to_image": 0.25, "image_to_text": 0.1, "qa": 0.25, "interleaved": 0.4},
+    "pairs": {"single_object": 0.5, "single_caption": 0.25, "single_qa": 0.25},
+    "interleaved": {"single_object": 0.25, "single_caption": 0.25, "single_qa": 0.25, "single_edit": 0.25},
 }
 
 Variables = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from minidream.ablation.grids import MIXTURE, Budget, Variables, recipe_of
+from minidream.ablation.grids import MIXTURE, SHOWN, Budget, Variables, recipe_of
 from minidream.documents import Document
 from minidream.evaluation import creation
 from minidream.evaluation.candidate import PipelineCandidate, dice
@@ -19,8 +19,6 @@ from minidream.score_distillation import add_noise, draw_noise, dream_loss, pred
 from minidream.training.dream import DreamTask
 from minidream.training.loop import fit
 from minidream.world.corpora import render, sample
-
-SHOWN = ("single_object", "colors")  # the categories of one thing
 
 
 class HeldBack:

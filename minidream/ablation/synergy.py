@@ -1,7 +1,8 @@
 """Synergy: does who learns to see draw better, and who learns to draw see better, than who learns one of them alone?
 
-All begin with the language model that knows words alone, and learn from the same documents in the same order; what
-differs is which losses count (`LEARNS`). So a joint run does the work of both others, in as many steps.
+All begin with the language model that knows words alone, and learn from the same documents in the same order, of one
+thing each; what differs is which losses count (`LEARNS`). So a joint run does the work of both others, in as many
+steps.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from typing import Any
 
 import torch
 
-from minidream.ablation.grids import DOCUMENTS, LEARNS, Budget, Variables
+from minidream.ablation.grids import DOCUMENTS, LEARNS, SHOWN, Budget, Variables
 from minidream.evaluation import comprehension, creation, interleaved
-from minidream.evaluation.candidate import Candidate, PipelineCandidate
-from minidream.evaluation.statistics import Leaf
+from minidream.evaluation.candidate import Candidate, PipelineCandidate, dice
+from minidream.evaluation.statistics import Leaf, proportion
 from minidream.pipeline import MiniDreamPipeline
 from minidream.training.dream import DreamTask
 from minidream.training.loop import fit
 from minidream.training.recipes import Recipe, Sizes, recipe_for
+from minidream.world.questions import ask
+from minidream.world.scene import random_scene
+from minidream.world.stories import edit
+
+QUESTIONS = ("color", "shape", "size", "background", "existence")  # that a picture of one thing leaves to be asked
 
 
 def recipe_of(budget: Budget, variables: Variables, seed: int) -> tuple[Sizes, Recipe]:
@@ -46,8 +52,8 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
     weights and all that training draws; the examination is always the same.
 
     Returns the leaves `comprehension` (`captions`, and shares of right answers by type and `overall`), `creation` (by
-    category and `overall`) and `stories` (`edits`), each only where the setting learns it; the last `losses`;
-    `seconds` and `cpu_seconds` of the training, `threads`, `machine`.
+    category and `overall`), `facts` (see `creation.facts`) and `stories` (`edits`), each only where the setting learns
+    it; the last `losses`; `seconds` and `cpu_seconds` of the training, `threads`, `machine`.
     """
     sizes, recipe = recipe_of(budget, variables, seed)
     torch.manual_seed(seed)  # the new parameters are drawn
@@ -62,13 +68,27 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
     if recipe.language_weight:
         found["comprehension"] = _sees(candidate, budget.n)
     if recipe.dream_weight:
-        asked = creation.trials(budget.n, seed=0, held_out=False)
-        found["creation"], _ = creation.grade(candidate.draw, asked, creation.noise_seed(0, "seen"))
-        found["stories"] = {"edits": interleaved.edits(candidate, budget.n, 0)["edits"]}
+        asked = creation.trials(budget.n, seed=0, held_out=False, categories=SHOWN)
+        found["creation"], pictures = creation.grade(candidate.draw, asked, creation.noise_seed(0, "seen"))
+        found["facts"] = creation.facts(asked, pictures)
+        found["stories"] = {"edits": _edits(candidate, budget.n)}
     kept = ("seconds", "threads", "machine", "losses")
     return found | {key: record[key] for key in kept} | {"cpu_seconds": round(spent, 1)}
 
 
 def _sees(candidate: Candidate, n: int) -> dict[str, Leaf]:
-    answers: dict[str, Leaf] = comprehension.vqa(candidate, n, 0)["vqa"]["seen"]
-    return {"captions": comprehension.caption(candidate, n, 0)["caption"]["seen"], **answers}
+    rng = dice(0, "ablation", "synergy", "pictures")
+    scenes = [random_scene(rng, 1) for _ in range(n)]
+    told = candidate.caption(comprehension.pictures_of(scenes))
+    captions = [comprehension.parse_caption(text) == scene.facts() for text, scene in zip(told, scenes, strict=True)]
+    asked = {kind: [(scene, ask(scene, kind, rng)) for scene in scenes] for kind in QUESTIONS}
+    right = {kind: comprehension.answered(candidate, some) for kind, some in asked.items()}
+    overall = proportion([good for some in right.values() for good in some])
+    shares = {kind: proportion(some) for kind, some in right.items()}
+    return {"captions": proportion(captions), **shares, "overall": overall}
+
+
+def _edits(candidate: Candidate, n: int) -> Leaf:
+    rng = dice(0, "ablation", "synergy", "edits")
+    drawn = interleaved.follow(candidate, [edit(rng, things=1) for _ in range(n)], 0)
+    return proportion([interleaved.same(truth, shown) for ((truth, shown),) in drawn])

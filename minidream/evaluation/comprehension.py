@@ -64,13 +64,14 @@ def vqa(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of right answers by type of question, and `overall`."""
     shares: dict[str, dict[str, Leaf]] = {}
     for part in PARTS:
-        right = {kind: _answered(candidate, questions(kind, n, seed, part)) for kind in QUESTION_TYPES}
+        right = {kind: answered(candidate, questions(kind, n, seed, part)) for kind in QUESTION_TYPES}
         shares[part] = {kind: proportion(passed) for kind, passed in right.items()}
         shares[part]["overall"] = proportion([passed for some in right.values() for passed in some])
     return {"vqa": shares}
 
 
-def _answered(candidate: Candidate, asked: list[tuple[Scene, Question]]) -> list[bool]:
+def answered(candidate: Candidate, asked: list[tuple[Scene, Question]]) -> list[bool]:
+    """Whether the candidate answers each question as the scene behind its picture would have it."""
     said = candidate.ask(pictures_of([scene for scene, _ in asked]), [question.question for _, question in asked])
     return [plain(text) == question.answer for text, (_, question) in zip(said, asked, strict=True)]
 

@@ -35,12 +35,15 @@ from minidream.world.scene import Scene
 TRAINED = "trained.safetensors"
 CAPTIONS = 256  # to whiten by; with 8 dream queries, 2048 states of 192 numbers
 MODES = {
-    "single_object": "text_to_image",
     "qa": "image_to_text",
     "dialogue": "interleaved",
     "in_context": "interleaved",
     "text_states": "text",
     "text_qa": "text",
+    "single_object": "text_to_image",
+    "single_caption": "image_to_text",
+    "single_qa": "image_to_text",
+    "single_edit": "interleaved",
 }  # kinds that are written as another kind's sequence
 
 

@@ -75,15 +75,15 @@ _MINI = {
     "igpt": Recipe(
         "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.1, "image_to_text": 0.06, "interleaved": 0.62, "qa": 0.11,
-            "text": 0.02, "text_states": 0.06, "text_qa": 0.03,
+            "text_to_image": 0.06, "image_to_text": 0.05, "interleaved": 0.36, "qa": 0.08,
+            "text": 0.02, "text_states": 0.4, "text_qa": 0.03,
         },
     ),
     "instruct": Recipe(
         "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.08, "image_to_text": 0.06, "interleaved": 0.42, "qa": 0.12, "dialogue": 0.1,
-            "in_context": 0.08, "text": 0.05, "text_states": 0.05, "text_qa": 0.04,
+            "text_to_image": 0.06, "image_to_text": 0.06, "interleaved": 0.32, "qa": 0.1, "dialogue": 0.08,
+            "in_context": 0.08, "text": 0.03, "text_states": 0.23, "text_qa": 0.04,
         },
     ),
 }  # fmt: skip

@@ -99,6 +99,7 @@ CHANGES: dict[str, Callable[[Scene, str, Thing, random.Random, bool], Change | N
     "background": _background,
 }
 OFTEN = {"appear": 3, "vanish": 1, "color": 3, "size": 2, "move": 2, "background": 1}
+KEEPING_NUMBER = {"color": 3, "size": 2, "move": 2, "background": 1}
 FACTS_OFTEN = {"appear": 3, "vanish": 1, "color": 3, "move": 2}  # neither background nor sizes are ever said
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from minidream.documents import Document
 from minidream.world.captions import caption, listed_caption
@@ -18,7 +18,7 @@ from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
 from minidream.world.questions import ask, few_shot
 from minidream.world.scene import SIDE, Scene, is_held_out, random_scene
-from minidream.world.stories import KINDS, Story
+from minidream.world.stories import KINDS, Story, edit
 from minidream.world.words import sentence
 
 __all__ = [
@@ -151,15 +151,22 @@ def _single_object(rng: random.Random, held_out: bool | None) -> Example:
     return Example((caption(scene, rng), scene), "single_object")
 
 
-def _image_to_text(rng: random.Random, held_out: bool | None) -> Example:
-    scene = random_scene(rng, held_out=held_out)
-    return Example((scene, _caption(scene, rng)), "image_to_text", prompt_parts=1)
+def _image_to_text(
+    rng: random.Random, held_out: bool | None, things: int | None = None, kind: str = "image_to_text"
+) -> Example:
+    scene = random_scene(rng, things, held_out)
+    return Example((scene, _caption(scene, rng)), kind, prompt_parts=1)
 
 
-def _qa(rng: random.Random, held_out: bool | None) -> Example:
+def _qa(rng: random.Random, held_out: bool | None, things: int | None = None, kind: str = "qa") -> Example:
     """Questions about a picture."""
-    scene = random_scene(rng, held_out=held_out)
-    return _and_questions([scene], scene, rng, "qa")
+    scene = random_scene(rng, things, held_out)
+    return _and_questions([scene], scene, rng, kind)
+
+
+def _single_edit(rng: random.Random, held_out: bool | None) -> Example:
+    told = edit(rng, held_out, things=1)
+    return Example(tuple(told.document_plan), "single_edit", told.kind, told.given)
 
 
 def interleaved(rng: random.Random, held_out: bool | None = False, variant: str | None = None) -> Example:
@@ -228,12 +235,16 @@ SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "text_states": _text_states,
     "text_qa": _text_qa,
     "text_to_image": _text_to_image,
-    "single_object": _single_object,  # text_to_image of one thing, for short runs
     "image_to_text": _image_to_text,
     "interleaved": interleaved,
     "qa": _qa,
     "dialogue": dialogue,
     "in_context": in_context,
+    # Pictures of one thing, for the short runs of `minidream ablate`: captions to draw, to write; questions; edits.
+    "single_object": _single_object,
+    "single_caption": partial(_image_to_text, things=1, kind="single_caption"),
+    "single_qa": partial(_qa, things=1, kind="single_qa"),
+    "single_edit": _single_edit,
 }
 
 

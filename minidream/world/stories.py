@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from minidream.world.captions import caption
-from minidream.world.changes import FACTS_OFTEN, OFTEN, change
+from minidream.world.changes import FACTS_OFTEN, KEEPING_NUMBER, OFTEN, change
 from minidream.world.scene import BACKGROUNDS, PLACES, Scene, Thing, is_held_out, random_scene, random_thing
 from minidream.world.words import NAMES, a, join, name, relation_between, sentence
 
@@ -87,12 +87,13 @@ def facts_story(rng: random.Random, held_out: bool | None = False, pictures: int
     return _until_held_out(make, held_out)
 
 
-def edit(rng: random.Random, held_out: bool | None = False) -> Story:
-    """A picture, an instruction, and the picture changed by it and by nothing else."""
+def edit(rng: random.Random, held_out: bool | None = False, things: int | None = None) -> Story:
+    """A picture, an instruction, and the picture changed by it and by nothing else; of so many things, if given, and
+    then none comes or goes."""
 
     def make(allowed: bool | None) -> Story:
-        scene = random_scene(rng, held_out=allowed)
-        made = change(scene, rng, allowed)
+        scene = random_scene(rng, things, held_out=allowed)
+        made = change(scene, rng, allowed, KEEPING_NUMBER if things else OFTEN)
         return Story([scene, sentence(made.asked), made.scene], "edit", given=2)
 
     return _until_held_out(make, held_out)
