@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -110,8 +111,12 @@ def _setting(text: str) -> tuple[str, str]:
 
 def _check_place(path: Path) -> None:
     """Raise `UserError` if a file cannot be written at `path`: better known before the work than after it."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        raise UserError(f"{path!a} is not valid UTF-8: choose another name")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a device, not a file: choose another place")
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir():
         raise UserError(f"{parent} is a file, not a folder: choose another place for {path.name}")
@@ -171,8 +176,12 @@ def _train(options: argparse.Namespace) -> None:
     try:
         train(options.stage, options.preset, options.out, dict(options.set), options.resume, options.init)
     except KeyboardInterrupt:
-        again = f"the last checkpoint is kept, go on with `minidream train {options.stage} --preset {options.preset}"
-        raise KeyboardInterrupt(f"{again}{f' --out {options.out}' if options.out else ''} --resume`") from None
+        again = ["minidream", "train", options.stage, "--preset", options.preset]
+        for name, value in {"--out": options.out, "--init": options.init}.items():
+            again += [] if value is None else [name, str(value)]
+        for key, value in options.set:
+            again += ["--set", f"{key}={value}"]
+        raise KeyboardInterrupt(f"the last checkpoint is kept, go on with `{shlex.join(again)} --resume`") from None
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -188,9 +197,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json is not None:  # an interrupted evaluation goes on after what it has finished
         chosen["partial"] = options.json.with_name(options.json.name + ".partial")
     result = evaluation.evaluate(**chosen)
+    print(evaluation.table(result))
     if options.json is not None:
         write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())
-    print(evaluation.table(result))
+        chosen["partial"].unlink(missing_ok=True)
 
 
 def _ablate(options: argparse.Namespace) -> None:

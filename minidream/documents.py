@@ -39,7 +39,12 @@ def _data_url(picture: Image.Image) -> str:
 def _picture_at(source: str, folder: Path) -> Image.Image:
     """The picture of a data URL, or of a file named relative to `folder`."""
     if found := _DATA_URL.match(source):
-        return load_picture(io.BytesIO(base64.b64decode(source[found.end() :])))
+        try:
+            return load_picture(io.BytesIO(base64.b64decode(source[found.end() :])))
+        except ValueError as error:  # it is no base64
+            raise UserError(f"a picture within the document is damaged ({error}): embed it again") from None
+    if source.startswith("data:"):
+        raise UserError("a picture within the document is no base64 PNG, JPEG or WebP: save it beside it, and name it")
     if "://" in source:
         raise UserError(f"the document shows {source} from the web: save the picture beside the document and name it")
     return load_picture(folder / unquote(source))
@@ -156,7 +161,7 @@ class Document:
                 places[index + 1].append(_picture_at(url if _DATA_URL.match(url) else info["image_name"], folder))
         except UserError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             wanted = "text_list and image_info with image_name and matched_text_index"
             raise UserError(f"this is no MMC4 record, which has {wanted}: mend it ({error!r})") from None
         return cls(part for parts in places for part in parts)
@@ -222,27 +227,35 @@ class Document:
             return _Page(content, path).document
         try:
             record = json.loads(content.split("\n", 1)[0] if path.suffix == ".jsonl" else content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: mend it ({error})") from None
         return cls.from_mmc4(record, path.parent)
 
 
 class _Page(HTMLParser):
-    """The `document` of an HTML page: its <p> and <img>."""
+    """The `document` of an HTML page: its <p> and <img>, also where one stands in the other or is never closed."""
 
     def __init__(self, content: str, path: Path) -> None:
         super().__init__()
         self.document, self._folder = Document(), path.parent
         self._words: str | None = None  # of the <p> that is open
-        self.feed(content)
-        self.close()
+        try:
+            self.feed(content)
+            self.close()
+        except AssertionError as error:  # of Python's own parser
+            raise UserError(f"{path} is not HTML: mend it ({error})") from None
+        self._close_words()
         if not len(self.document):
             raise UserError(f"{path} holds neither <p> nor <img>: is it a page that minidream saved?")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "p":
+            self._close_words()
             self._words = ""
         elif tag == "img":
+            inside = self._words is not None
+            self._close_words()
+            self._words = "" if inside else None
             self.document.append(_picture_at(dict(attrs).get("src") or "", self._folder))
 
     def handle_data(self, data: str) -> None:
@@ -252,6 +265,12 @@ class _Page(HTMLParser):
         if tag == "p" and self._words is not None:
             self.document.append(self._words)
             self._words = None
+
+    def _close_words(self) -> None:
+        """End a text that something else than </p> ends."""
+        if self._words and self._words.strip():
+            self.document.append(self._words)
+        self._words = None
 
 
 def check_suffix(path: Path) -> None:

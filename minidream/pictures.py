@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +41,7 @@ def load_picture(source: str | Path | io.BytesIO) -> Image.Image:
         raise UserError(f"{name} may not be read: check its permissions") from None
     except Image.DecompressionBombError:
         raise UserError(f"{name} is too large: scale it down to at most 16 megapixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
         raise UserError(f"{name} cannot be read as PNG, JPEG or WebP ({reason}): save it again as PNG") from None
 
@@ -67,7 +69,10 @@ def fit_picture(image: Image.Image, side: int) -> Image.Image:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all of the files or, if the disk is full or Ctrl-C is pressed, none. Raises OSError."""
+    """Write all of the files or, if one cannot be written or the disk is full, none. Raises OSError."""
+    for path in contents:
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "not a file", str(path))
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.writing") for path in contents}
     try:
         for path, content in contents.items():

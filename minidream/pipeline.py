@@ -14,14 +14,13 @@ from typing import Any, overload
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from minidream.chat import Chat
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.explanation import Explanation, explain
 from minidream.generation import End, Event, TextPiece, collect, stream, to_image
-from minidream.modeling.minidream import MiniDream
+from minidream.modeling.minidream import MiniDream, open_tokenizer
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.sampling import SamplingOptions, sample_latents
 from minidream.verification import Verdict, best_of, verify, worst_first
@@ -64,10 +63,9 @@ class MiniDreamPipeline:
         `max_length`: the context in tokens, at most what the language model has positions for.
         """
         if tokenizer is None:
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(str(llm))
-            except (OSError, ValueError) as error:
-                raise UserError(f"cannot open a tokenizer at {llm}: {str(error).splitlines()[0]}") from error
+            if not isinstance(llm, str | Path):
+                raise UserError("from_components needs tokenizer=... when the LLM is given as a module")
+            tokenizer = open_tokenizer(llm)
         model = MiniDream.from_components(llm, vision, diffusion, num_dream_queries, tokenizer=tokenizer)
         positions = getattr(model.llm.config, "max_position_embeddings", None) or max_length
         processor = MiniDreamProcessor(

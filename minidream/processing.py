@@ -179,8 +179,12 @@ class MiniDreamProcessor:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Ids to text, without special tokens. A space at the beginning is kept, which Llama's tokenizers take off."""
+        anchor = self.encode("a")
+        return self._decode([*anchor, *ids]).removeprefix(self._decode(anchor))
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def __call__(
         self,
@@ -265,7 +269,7 @@ class MiniDreamProcessor:
                 whole = self._add_picture(row, part, mode, given, room)
             if not whole:
                 break
-            if mode == "interleaved" and given and index and index - 1 not in prompt_parts:
+            if mode == "interleaved" and given and len(row.ids) > start > 1 and index - 1 not in prompt_parts:
                 row.labels[start] = self.eos  # the reply has ended, though the next turn follows
         if not whole and (prompt or index == 0 or (document.pictures and not row.pictures)):
             what = "the prompt" if prompt else "the first picture" if document.pictures else "the text"
@@ -338,8 +342,11 @@ class MiniDreamProcessor:
         folder = Path(folder)
         if not (folder / "processor.json").is_file():
             raise UserError(f"{folder} has no processor.json: name a folder that a MiniDream was saved to")
-        settings = json.loads((folder / "processor.json").read_text())
-        return cls(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), **settings)
+        try:
+            settings = json.loads((folder / "processor.json").read_text())
+            return cls(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), **settings)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"the processor at {folder} cannot be read ({error}): save it again") from None
 
 
 def _together(rows: list[_Sequence]) -> list[list[int]]:

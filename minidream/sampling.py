@@ -51,7 +51,11 @@ class SamplingOptions:
         if self.solver not in SOLVERS:
             raise UserError(f"unknown solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
         seeds = [self.seed] if isinstance(self.seed, int) else self.seed
-        if isinstance(seeds, str) or not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds):
+        if (
+            not isinstance(seeds, Sequence)
+            or isinstance(seeds, str)
+            or not all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds)
+        ):
             raise UserError(f"seed must be a whole number from 0, or one for each document, not {self.seed!r}")
 
     def check(self, model: MiniDream) -> None:

@@ -123,7 +123,7 @@ def _told(
     for turn in range(max(map(len, asked), default=0)):
         places = [(index, parts[turn]) for index, parts in enumerate(asked) if turn < len(parts)]
         prompts = [_in_words(documents[index][:part], index, words) for index, part in places]
-        words.update(zip(places, _until_bracket(pipe, prompts)))
+        words.update(zip(places, until_bracket(pipe, prompts)))
     return {(index, part): words[index, part] for index, parts in enumerate(asked) for part in parts}
 
 
@@ -133,9 +133,11 @@ def _in_words(document: Document, index: int, words: dict[tuple[int, int], str])
     return Document(" ".join([*filter(None, told), "("]))  # one part: all of it is read, or it is refused
 
 
-def _until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list[str]:
-    """What the model writes after each prompt before it closes the bracket. Equal prompts are gone on from once."""
-    different = {prompt.text: prompt for prompt in prompts}
+def until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list[str]:
+    """What the model writes after each prompt before it closes the bracket. Equal prompts in words alone are gone on
+    from once. Ctrl-C raises KeyboardInterrupt: half of a caption is none."""
+    keys = [prompt.text if not prompt.pictures else str(number) for number, prompt in enumerate(prompts)]
+    different = dict(zip(keys, prompts))
     said = dict.fromkeys(different, "")
     for start in range(0, len(different), BATCH):
         names = list(different)[start : start + BATCH]
@@ -150,7 +152,7 @@ def _until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list
                 still.discard(name)
             if not still:
                 break
-    return [said[prompt.text].split(")")[0].strip() for prompt in prompts]
+    return [said[key].split(")")[0].strip() for key in keys]
 
 
 @torch.no_grad()

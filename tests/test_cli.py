@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -162,6 +163,9 @@ def test_evaluate_writes_json_and_prints_the_table(
 
     def evaluate(**options: Any) -> dict[str, Any]:
         called.append(options)
+        if "partial" in options:
+            options["partial"].parent.mkdir()
+            options["partial"].write_text("{}")
         return {"settings": {"n": 4}}
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
@@ -173,6 +177,7 @@ def test_evaluate_writes_json_and_prints_the_table(
         "what": "creation", "n": 4, "seed": 1, "weights": Path("."), "partial": Path("a/b.json.partial")
     }  # fmt: skip
     assert json.loads((here / "a" / "b.json").read_text()) == {"settings": {"n": 4}}
+    assert not (here / "a" / "b.json.partial").exists()
     assert capsys.readouterr().out == "n = 4\nn = 4\n"
 
 
@@ -320,8 +325,17 @@ def test_interrupted_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "minidream.training.stages", SimpleNamespace(train=train))  # type: ignore[arg-type]
-    again = "minidream train clip --preset nano --out w --resume"
-    fails(capsys, f"interrupted.*`{again}`", "train", "clip", "--preset", "nano", "--out", "w", code=130)
+    given = "train clip --preset nano --out w --init 'a b' --set steps=9 --set lr=0.1"
+    fails(capsys, f"interrupted.*`minidream {given} --resume`", *shlex.split(given), code=130)
+
+
+@pytest.mark.parametrize(
+    "place, message", [("/dev/null", "a device"), ("\udcff.png", "not valid UTF-8"), (".", "a folder|not named")]
+)
+def test_places_that_no_file_can_have(
+    place: str, message: str, painter: type[Painter], capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    fails(capsys, message, *(("evaluate", "--json", place) if "null" in place else ("draw", PROMPT, "-o", place)))
 
 
 # ---- all of it, with weights

@@ -196,6 +196,25 @@ def test_fitting_takes_the_middle_square() -> None:
     assert np.asarray(fit_picture(Image.new("RGBA", (9, 9)), 64)).min() == 255  # clear is white, not black
 
 
+def test_a_web_page_of_any_hand_is_read_in_order(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "x.png")
+    for page, expected in {
+        "<p>A <img src=x.png> B</p>": ["A ", picture(0), " B"],
+        "<p>one<p>two": ["one", "two"],
+        "<p><img src=x.png> end</p>": [picture(0), " end"],
+    }.items():
+        (tmp_path / "a.html").write_text(page)
+        assert Document.load(tmp_path / "a.html") == Document(expected)
+
+
+def test_nothing_is_written_where_one_file_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "story-2.png").mkdir()
+    (tmp_path / "story.md").write_text("old")
+    with pytest.raises(FileExistsError):
+        Document(["a", picture(0), "b", picture(1)]).save(tmp_path / "story.md")
+    assert (tmp_path / "story.md").read_text() == "old" and not (tmp_path / "story-1.png").exists()
+
+
 # ---- documents that cannot be read
 
 BAD_URL = {"raw_url": "data:image/png;base64,A", "matched_text_index": -1}
@@ -217,7 +236,12 @@ BAD_URL = {"raw_url": "data:image/png;base64,A", "matched_text_index": -1}
         ("a.json", '{"text_list": [], "image_info": [{"matched_text_index": -1}]}', "no MMC4 record"),
         ("a.json", '{"text_list": [], "image_info": [{"image_name": "gone.png", "matched_text_index": -1}]}', "gone"),
         ("a.json", '{"text_list": ["a"], "image_info": [{"image_name": "x", "matched_text_index": 7}]}', "sentence 7"),
-        ("a.json", json.dumps({"text_list": [], "image_info": [BAD_URL]}), "no MMC4 record"),
+        ("a.json", json.dumps({"text_list": [], "image_info": [BAD_URL]}), "a picture within the document is damaged"),
+        ("a.md", f"![x]({BAD_URL['raw_url']})", "a picture within the document is damaged"),
+        ("a.html", '<img src="data:image/gif;base64,AAAA">', "no base64 PNG"),
+        ("a.html", "<p>a</p><![x[b]]>", "is not HTML"),
+        ("a.json", '{"text_list": [], "image_info": [{"matched_text_index": 1e999}]}', "no MMC4 record"),
+        ("a.json", "[" * 100_000, "not JSON"),
         ("a.txt", "hello", "no document"),
         ("a.md", b"\xff\xfe", "UTF-8"),
     ],

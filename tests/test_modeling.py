@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from tiny import (
     DREAM,
@@ -253,6 +253,20 @@ def test_saved_whole_and_opened_again_it_is_the_same(model: MiniDream, tmp_path:
     assert again.config.condition_dim == 24 and again.config.image_size == SIDE
 
 
+def test_saved_over_what_was_opened_it_is_the_new_one(tmp_path: Path) -> None:
+    changed = tiny_model()
+    changed.save_pretrained(tmp_path)
+    save_manifest(tmp_path)  # of the old weights
+    with torch.no_grad():
+        changed.dream_queries.add_(1)
+    changed.save_pretrained(tmp_path)
+    assert torch.equal(MiniDream.from_pretrained(tmp_path).dream_queries, changed.dream_queries)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    (tmp_path / "model.safetensors").write_bytes(b"half of it")
+    with pytest.raises(UserError, match="cannot be read"):
+        MiniDream.from_pretrained(tmp_path)
+
+
 def test_saved_without_frozen_parts_it_names_them_and_can_be_moved(parts: Path) -> None:
     model = MiniDream.from_components(**components(parts), num_dream_queries=QUERIES)
     model.half().save_pretrained(parts / "minidream", frozen=False)
@@ -297,6 +311,10 @@ def test_opening_what_is_not_there_or_does_not_fit_is_one_clear_line(
         "cannot open the image", lambda: MiniDream.from_components(**{**components(parts), "diffusion": parts / "llm"})
     )
     fails("needs tokenizer", lambda: MiniDream.from_components(tiny_llm(270), tiny_clip(), tiny_diffusion()))
+    fails(
+        "LlamaForCausalLM is no vision encoder|LlamaForCausalLM, which sees",
+        lambda: VisionEncoder.from_model(tiny_llm(9)),
+    )
     fails("frozen=True", lambda: model.save_pretrained(tmp_path / "x", frozen=False))
     fails("cannot train 'vision'", lambda: tiny_model().train_only(["vision"]))
     model.save_pretrained(tmp_path / "whole")
@@ -345,6 +363,39 @@ def test_weights_are_found_by_environment_or_missed_in_one_line(
     model.save_pretrained(tmp_path / "minidream")
     assert find_weights("minidream") == tmp_path / "minidream"
     assert MiniDream.from_pretrained().config.num_dream_queries == QUERIES  # the default place
+
+
+def test_a_decoder_that_wants_more_than_a_condition_is_refused() -> None:
+    for changes, words in (
+        ({"class_embed_type": "identity"}, "also wants class_embed_type"),
+        ({"in_channels": 9}, "reads 9 channels and the VAE writes 4"),
+    ):
+        parts = tiny_diffusion()
+        parts.unet.register_to_config(**changes)
+        with pytest.raises(UserError, match=words):
+            ImageDecoder(parts.vae, parts.unet, parts.scheduler)
+
+
+def test_a_vaes_shift_and_anothers_schedule_are_kept() -> None:
+    parts = tiny_diffusion()
+    plain = ImageDecoder(parts.vae, parts.unet, EulerDiscreteScheduler())
+    assert plain.scheduler.config.clip_sample is False  # DDIM's own default would clip latents
+    pictures = tiny_pictures(2)
+    latents = plain.encode(pictures)
+    parts.vae.register_to_config(shift_factor=0.5)
+    torch.testing.assert_close(plain.encode(pictures), latents - 0.5 * parts.vae.config.scaling_factor)
+    shifted = plain.decode(plain.encode(pictures))
+    parts.vae.register_to_config(shift_factor=None)
+    assert (shifted.float() - plain.decode(latents).float()).abs().max() <= 1
+    known = VisionEncoder(tiny_clip().vision_model, (0.1, 0.2, 0.3), (1, 1, 1))
+    assert VisionEncoder.from_model(known) is known
+
+
+def test_every_number_of_steps_can_be_drawn_in() -> None:
+    """Stable Diffusion's own spacing and offset would ask for a timestep that is none."""
+    parts = tiny_diffusion(timestep_spacing="leading", num_train_timesteps=20)
+    decoder = ImageDecoder(parts.vae, parts.unet, parts.scheduler)
+    assert decoder.sample(torch.zeros(1, QUERIES, 24), guidance=1, steps=20, solver="ddim").isfinite().all()
 
 
 def test_the_decoders_scheduler_is_the_checkpoints(parts: Path) -> None:

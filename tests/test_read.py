@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from minidream.world import read as reader
 from minidream.world.draw import draw, draw_batch
-from minidream.world.read import matches, read, read_batch, share_exact
+from minidream.world.read import read, read_batch
 from minidream.world.scene import BACKGROUNDS, COLORS, SHAPES, SIDE, SIZES, Scene, Thing, random_scene
 
 RNG = random.Random("reader")
@@ -83,7 +83,8 @@ def test_the_hardest_thing_survives_jpeg() -> None:
     """Orange on grey differs in tint only, and JPEG halves the tints' resolution."""
     offsets = product(range(-2, 3), repeat=2)
     scenes = [single(shape, "small", "orange", "grey", offset=at) for at, shape in product(offsets, SHAPES)]
-    assert share_exact(jpeg(draw_batch(scenes)), scenes) >= 0.97
+    found = read_batch(jpeg(draw_batch(scenes)))
+    assert np.mean([seen is not None and seen.facts() == scene.facts() for seen, scene in zip(found, scenes)]) >= 0.97
 
 
 @pytest.mark.parametrize("ground", BACKGROUNDS)
@@ -186,22 +187,6 @@ def test_a_third_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         renderer._coverage.cache_clear()
     assert read_batch(pictures) == [None] * len(SHAPES)
-
-
-def test_matches_compares_facts() -> None:
-    scene = single("star", "small", "green", offset=(1, -2))
-    assert matches(draw(scene), scene) and matches(draw(scene), scene.facts())
-    for other in (
-        single("star", "small", "blue"),
-        single("star", "large", "green"),
-        single("ring", "small", "green"),
-        single("star", "small", "green", "grey"),
-        single("star", "small", "green", place="top right"),
-        Scene("white", (*scene.things, Thing("bottom left", "red", "ring", "small"))),
-    ):
-        assert not matches(draw(scene), other)
-    assert not matches(np.full((SIDE, SIDE, 3), 99, np.uint8), scene)
-    assert share_exact(draw_batch([scene, scene]), [scene, single()]) == 0.5
 
 
 def test_the_reader_is_deterministic_and_batches_do_not_matter() -> None:

@@ -19,6 +19,7 @@ from minidream.errors import UserError
 from minidream.pipeline import MiniDreamPipeline
 from minidream.tokenizer import train_tokenizer
 from minidream.training.checkpoint import atomic_folder
+from minidream.training.dream import DreamTask
 from minidream.training.loop import fit, learning_rate, uninterrupted
 from minidream.training.optimizers import optimizers_for
 from minidream.training.recipes import PRESETS, STAGES, Recipe, recipe_for
@@ -132,6 +133,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path: Path) -> 
         fit(Line(broken=2), RECIPE, tmp_path)
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_checkpoint_whole(tmp_path: Path) -> None:
+    class Steep(Line):
+        """Its third loss is 0, where a root has no slope."""
+
+        def losses(self, batch: torch.Tensor, modules: torch.nn.Module) -> dict[str, torch.Tensor]:
+            loss = super().losses(batch, modules)["loss"]
+            return {"loss": (loss * 0).sqrt() if self.step == 2 else loss}
+
+    with pytest.raises(UserError, match=r"gradient of stage .* not finite at step 2"):
+        fit(Steep(), RECIPE, tmp_path)
+    saved = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in saved.values())
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(Layers(stop=5), replace(RECIPE, muon=True), tmp_path)
+    with pytest.raises(UserError, match="another optimizer"):
+        fit(Layers(), RECIPE, tmp_path, resume=True)
+    with pytest.raises(UserError, match="other settings"):
+        fit(Line(), RECIPE, tmp_path, resume=True)
+
+
+def test_a_checkpoint_is_found_again_after_a_kill_between_two_renames(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(stop=5), RECIPE, tmp_path)
+    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old")
+    whole, again = Line(), Line()
+    fit(again, RECIPE, tmp_path, resume=True)
+    fit(whole, RECIPE, tmp_path / "whole")
+    assert logged(tmp_path) == logged(tmp_path / "whole") and torch.equal(again.modules.weight, whole.modules.weight)
+
+
 def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     recipe = replace(RECIPE, steps=100, warmup=0.1, lr=1.0)
     rates = [learning_rate(recipe, step) for step in range(100)]
@@ -171,6 +205,10 @@ def test_manifest_names_a_flipped_byte_and_a_missing_file(tmp_path: Path) -> Non
         ("align", "mini", {"query_rate": "0"}, "must be greater than 0"),
         ("vae", "mini", {"steps": "many"}, "expected a number"),
         ("vae", "mini", {"steps": "0"}, "greater than 0"),
+        ("vae", "mini", {"lr": "nan"}, "greater than 0"),
+        ("vae", "mini", {"weight_decay": "-1"}, "at least 0"),
+        ("igpt", "mini", {"condition_dropout": "7"}, "at most 1"),
+        ("igpt", "mini", {"teacher": "maybe"}, "expected true or false"),
     ],
 )
 def test_wrong_settings_are_named(stage: str, preset: str, overrides: dict[str, str], message: str) -> None:
@@ -181,6 +219,28 @@ def test_wrong_settings_are_named(stage: str, preset: str, overrides: dict[str, 
 def test_every_preset_has_every_stage() -> None:
     for _, table in PRESETS.values():
         assert set(table) == set(STAGES) == set(FOLDERS)
+
+
+def test_documents_in_words_alone_may_weigh_more(nano: Path) -> None:
+    sizes, recipe = recipe_for("igpt", "nano", {"teacher": "off"})
+    assert not recipe.teacher
+    for kind, times in (("text_states", 6), ("qa", 1)):
+        one, six = (replace(recipe, mixture={kind: 1.0}, words_weight=weight) for weight in (1.0, 6.0))
+        tasks = [DreamTask(sizes, each, nano, None) for each in (one, six)]
+        tasks[1].modules = tasks[0].modules  # a new task has new projectors
+        light, heavy = (task.losses(task.batch(random.Random(0)), task.modules)["loss"] for task in tasks)
+        torch.testing.assert_close(heavy, times * light)
+
+
+def test_a_stage_before_of_other_sizes_or_damaged_is_refused(nano: Path, tmp_path: Path) -> None:
+    sizes, recipe = recipe_for("igpt", "nano")
+    with pytest.raises(UserError, match="of other sizes"):
+        DreamTask(replace(sizes, queries=2), recipe, nano, nano / "align")
+    shutil.copytree(nano / "align", tmp_path / "align")
+    file = tmp_path / "align" / "trained.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is damaged"):
+        DreamTask(sizes, recipe, nano, tmp_path / "align")
 
 
 def test_a_stage_names_the_one_it_needs(tmp_path: Path) -> None:

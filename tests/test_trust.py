@@ -117,7 +117,12 @@ def test_what_looking_finds_and_choosing_removes():
     assert trust.found_by_looking(items) == 0.5  # two of four errors are among the two with the lowest scores
     assert trust.found_by_looking(np.array([(0.5, 1)] * 20)) == 0
     assert trust.removed(np.array([(0, 1), (0, 0), (1, 1), (1, 0), (0, 1), (0, 1)])) == 0.5
-    assert trust.removed(np.array([(1, 1)])) == 0
+    assert np.isnan(trust.removed(np.array([(1, 1)])))
+    assert trust._gain([(True, True)] * 3)["errors_removed"] is None
+    gain = trust._gain([(False, True)] + [(True, True)] * 9)["errors_removed"]
+    assert (
+        gain is not None and gain["mean"] == gain["low"] == gain["high"] == 1
+    )  # samples without an error are left out
 
 
 # -- sources -------------------------------------------------------------------------------------------------------
@@ -299,7 +304,7 @@ def test_interrupted_it_goes_on_after_what_is_finished(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trust, "captions", interrupted)  # it is not done again
         found = examine(Judge(), SETTINGS | {"what": "trust"}, partial=partial)
-    assert found["trust"]["captions"] == whole["trust"]["captions"] and not partial.exists()
+    assert found["trust"]["captions"] == whole["trust"]["captions"]
     assert list(found["trust"]) == ["captions", "stories", "explanations"]
 
 

@@ -121,6 +121,18 @@ def test_facts_are_judged_by_the_reader():
     assert right == {"background": 0.5, "count": 1.0, "places": 0.5, "colors": 1.0, "shapes": 1.0, "sizes": 1.0}
 
 
+def test_what_comes_over_is_told_fact_by_fact():
+    here, there = Scene("grey", (STAR, RING)), Scene("white", (STAR, Thing("bottom left", "red", "cross", "large")))
+    mixed = Scene("white", (STAR, Thing("bottom right", "red", "ring", "large")))
+    pictures = torch.stack([torch.from_numpy(np.array(draw(scene))).permute(2, 0, 1) for scene in (here, there, mixed)])
+    for picture, came in zip(pictures, ([], lesson.TAKEN, ["background", "2nd color"])):
+        found = dict(zip(lesson.TAKEN, lesson.taken_over([here], [there], picture[None])))
+        differ = {"background", "2nd place", "2nd color", "2nd shape"}
+        assert found == {fact: float(fact in differ and fact in came) for fact in lesson.TAKEN}
+    assert lesson.taken_over([here] * 2, [there] * 2, pictures[:2])[0] == 0.5
+    assert lesson.taken_over([here], [there], torch.zeros(1, 3, 64, 64, dtype=torch.uint8)) == [0.0] * len(lesson.TAKEN)
+
+
 def test_what_a_loss_leaves_is_a_number_or_a_crossing_or_nothing():
     learning, frozen, aside = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1).requires_grad_(False), torch.nn.Linear(2, 2)
     query = torch.nn.Parameter(torch.ones(2))

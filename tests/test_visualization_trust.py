@@ -74,9 +74,9 @@ def test_intervals_show_each_series_once_in_the_key_and_leave_out_what_is_missin
     figure = intervals({"x": {"first": LEAF, "best": LEAF}, "y": {"first": LEAF, "best": None}}, "share", alt="shares")
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "best"] and len(axes.lines) == 7
-    assert axes.get_xlim() == (0, 1.005)
+    assert axes.get_xlim() == (-0.01, 1.005)
     worse = intervals({"x": {"": {**LEAF, "low": -0.5}}}, "share", alt="a loss").axes[0]
-    assert worse.get_xlim() == (-0.52, 1.005) and worse.get_legend() is None
+    assert worse.get_xlim() == (-0.51, 1.005) and worse.get_legend() is None
 
 
 def test_calibration_counts_what_is_in_each_bin():
@@ -87,12 +87,26 @@ def test_calibration_counts_what_is_in_each_bin():
 
 
 def test_a_review_list_has_a_bar_for_each_score_and_says_what_is_refused():
-    figure = review([RED, BLUE, RED], [0.0, 0.5, 1.0], [False, None, True], ["a > b\nc > d", "", "same"], alt="a list")
+    figure = review(
+        [RED, BLUE, RED],
+        [0.0, 0.5, 1.0],
+        [False, None, True],
+        ["told a large red star, reads nothing", "", "same"],
+        alt="a list",
+    )
     low, middle, high = (
         p.get_height() for p in figure.axes[0].patches if to_hex(p.get_facecolor()) == PALETTE["query"]
     )
     assert low == 0 and high == 2 * middle
-    assert {"\N{BALLOT X} wrong", "? refused", "\N{CHECK MARK} right", "a > b", "c > d", "0.50"} <= set(words(figure))
+    assert {
+        "\N{BALLOT X} wrong",
+        "? refused",
+        "\N{CHECK MARK} right",
+        "told a large red star,",
+        "reads nothing",
+        "0e+00",
+        "0.50",
+    } <= set(words(figure))
 
 
 def test_a_ranking_tells_right_wrong_and_refused_apart():

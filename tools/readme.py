@@ -70,7 +70,7 @@ def _cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
     if "mean" in found:
-        return f"{found['mean']:.3f} ± {(found['high'] - found['low']) / 2:.3f}"
+        return f"{found['mean']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
     return " / ".join(f"{part['mean']:.3f}" for part in found.values())
 
 
@@ -108,7 +108,7 @@ def figures(result: dict[str, Any]) -> str:
             lines.append(_stage_one(json.loads(STAGE_ONE.read_text())["creation"]))
     n, seconds = result["settings"]["n"], result["settings"]["seconds"]
     command = f"`minidream evaluate all --n {n} --json data/results/evaluation.json`"
-    note = f"{command}, {seconds / 60:.0f} minutes of one CPU core; ± is half a 95 % interval."
+    note = f"{command}, {seconds / 60:.0f} minutes of one CPU core; in brackets the 95 % interval."
     if left_out := result["settings"].get("left_out"):
         note += f" Left out to save time: {left_out}."
     return "\n".join([*lines, "", note])

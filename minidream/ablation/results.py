@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,18 @@ from minidream.errors import UserError
 from minidream.pictures import write_atomically
 
 VERSION = 1  # of what a run means; raised when old and new runs may no longer stand side by side
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Let no other process write to the file meanwhile: its folder is locked, so that no lock is left behind."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 class Results:
@@ -48,10 +63,11 @@ class Results:
 
     def add(self, run: dict[str, Any]) -> None:
         """Write the file anew, with one more run; not a second time, if another process was as quick."""
-        if self.find(run["setting"], run["seed"]):
-            return
-        runs = sorted([*self.runs, run], key=lambda run: (*run["variables"].values(), run["seed"]))
-        write_atomically(self.file, (json.dumps(self.content(runs), indent=1) + "\n").encode())
+        with _alone(self.file):
+            if self.find(run["setting"], run["seed"]):
+                return
+            runs = sorted([*self.runs, run], key=lambda run: (*run["variables"].values(), run["seed"]))
+            write_atomically(self.file, (json.dumps(self.content(runs), indent=1) + "\n").encode())
 
     def content(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """What stands in a file with these runs."""

@@ -17,15 +17,13 @@ from PIL import Image
 from minidream.ablation.grids import Budget, Variables
 from minidream.documents import Document
 from minidream.evaluation.candidate import PipelineCandidate
+from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.creation import stable_diffusion
 from minidream.evaluation.interleaved import follow, kept, same, stories
 from minidream.evaluation.statistics import Leaf, proportion
 from minidream.pipeline import MiniDreamPipeline
 from minidream.training.loop import machine
-from minidream.world.captions import understand
-from minidream.world.scene import Scene
-
-LONGEST = 96  # tokens of a caption; one of four things has under 50
+from minidream.verification import until_bracket
 
 
 class Rewriter(PipelineCandidate):
@@ -38,9 +36,7 @@ class Rewriter(PipelineCandidate):
 
     def write(self, documents: list[Document]) -> list[str]:
         """For each document the caption of the picture that comes next."""
-        opened = [document + Document([" ("]) for document in documents]
-        closed = self.pipe.complete(opened, max_pictures=0, max_tokens=LONGEST)
-        return [str(document[-1]).removeprefix(" (").partition(")")[0] for document in closed]
+        return until_bracket(self.pipe, [document + Document([" ("]) for document in documents])
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
         captions = self.write(documents)
@@ -67,15 +63,11 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
         found["story" + ending] = proportion([all(right(*pair) for pair in story) for story in drawn])
     if isinstance(candidate, Rewriter):
         firsts = zip(candidate.written[: len(drawn)], drawn, strict=True)  # all stories' first pictures come first
-        found["captions"] = proportion([_tells(caption, story[0][0]) for caption, story in firsts])
+        truly = [parse_caption(caption) == story[0][0].facts() for caption, story in firsts]
+        found["captions"] = proportion(truly)
     return {
         "stories": found,
         "seconds": round(time.perf_counter() - began, 1),
         "threads": torch.get_num_threads(),
         "machine": machine(),
     }
-
-
-def _tells(caption: str, truth: Scene) -> bool:
-    told = understand(caption)
-    return told is not None and told == truth.facts()

@@ -48,14 +48,15 @@ class HeldBack:
         return {name: round(self._loss(condition, target), 5) for name, target in targets.items()}
 
     def _loss(self, condition: torch.Tensor, target: torch.Tensor | None) -> float:
+        device = condition.device  # the training may have moved the model since
         return dream_loss(
             self.decoder.unet,
             self.decoder.scheduler,
-            self.latents,
+            self.latents.to(device),
             condition,
-            noise=self.noise,
-            timesteps=self.timesteps,
-            target=target,
+            noise=self.noise.to(device),
+            timesteps=self.timesteps.to(device),
+            target=None if target is None else target.to(device),
         ).item()
 
 

@@ -73,8 +73,8 @@ def evaluate(
     `what` is "creation", "comprehension", "interleaved", "all" for these three, or "trust", "robustness", "zero_shot".
     The result holds "settings" and a key for each part, each figure a `{"mean", "low", "high", "n"}` with its 95 %
     interval, or None where it could not be measured. Finished sections are kept in the file `partial`, and an
-    evaluation with the same settings goes on after them; the file is removed at the end. `device`: cuda where there is
-    one, if not given.
+    evaluation with the same settings goes on after them; remove it when the result is in a safe place. `device`: cuda
+    where there is one, if not given.
 
     Raises `UserError` for an unknown `what`, `n` < 1, weights that are not there, or a `partial` of other settings.
     """
@@ -119,8 +119,6 @@ def examine(
         part = result.setdefault(name.split("/")[0], {})
         for key, value in found.items():
             part[key] = part[key] | value if key in part else value
-    if partial is not None:
-        partial.unlink(missing_ok=True)
     return result
 
 

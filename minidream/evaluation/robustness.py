@@ -85,7 +85,7 @@ LEVELS: dict[Callable[..., Image.Image], tuple[float, ...]] = {
     jpeg: (90, 60, 30, 10),
     shift: (1, 2, 4, 6),
     scale: (0.95, 0.9, 0.8, 0.7),
-    palette: (5, 10, 15, 20),
+    palette: (4, 8, 12, 15),  # at 20 degrees orange would be as near to yellow
     rotation: (3, 6, 12, 24),
 }
 

@@ -36,15 +36,28 @@ def proportion(passed: Sequence[bool]) -> Leaf:
 
 
 def bootstrap(
-    items: np.ndarray, statistic: Callable[[np.ndarray], float] | None = None, draws: int = 1000, seed: int = 0
+    items: np.ndarray,
+    statistic: Callable[[np.ndarray], float] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    groups: Sequence[int] | None = None,
 ) -> Leaf:
-    """A statistic (the mean if not given) of `items` (n, ...) with the percentile interval of `draws` resamples."""
+    """A statistic (the mean if not given) of `items` (n, ...) with the percentile interval of `draws` resamples.
+
+    `groups`: the number of the document that each item is of. Items of one document succeed and fail together, so whole
+    documents are resampled. Resamples of which the statistic is nan are left out.
+    """
     items, measure = np.asarray(items), statistic or (lambda drawn: float(drawn.mean()))
     if len(items) == 0:
         raise ValueError("a statistic of nothing: give at least one item")
+    numbers = np.arange(len(items)) if groups is None else np.asarray(groups)
+    members = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     rng = np.random.default_rng(seed)
-    resampled = [measure(items[rng.integers(len(items), size=len(items))]) for _ in range(draws)]
-    low, high = np.percentile(resampled, (2.5, 97.5))
+    resampled = [
+        measure(items[np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])])
+        for _ in range(draws)
+    ]
+    low, high = np.nanpercentile(resampled, (2.5, 97.5))
     return leaf(measure(items), low, high, len(items))
 
 

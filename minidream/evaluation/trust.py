@@ -6,6 +6,7 @@ Taught in notebook 09.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,17 +53,21 @@ def found_by_looking(items: np.ndarray) -> float:
 
 
 def removed(items: np.ndarray) -> float:
-    """The share of errors that are gone: `items` (n, 2) right before, right after. 0 where there was none."""
+    """The share of errors that are gone: `items` (n, 2) right before, right after. nan where there was none."""
     before, after = (items == 0).sum(0)
-    return float(1 - after / before) if before else 0.0
+    return float(1 - after / before) if before else math.nan
 
 
-def flag(judged: Sequence[Judged]) -> dict[str, Any]:
+def flag(judged: Sequence[Judged], documents: Sequence[int] | None = None) -> dict[str, Any]:
     """How good the verdicts are: `auroc` of the score for "shows exactly what was told"; the same where the exact
     reader can read the picture (it refuses blurred ones, which the eye forgives); errors `found_by_looking`; how often
-    a score holds (`right_at_score`); and how often a wrong picture's differences are `named` as they are."""
+    a score holds (`right_at_score`); and how often a wrong picture's differences are `named` as they are.
+
+    `documents`: the number of the document that each picture stands in, if several stand in one.
+    """
     items = np.array([(verdict.score, same(truth, shown)) for truth, shown, verdict in judged])
-    readable = items[[shown is not None for _, shown, _ in judged]]
+    numbers = np.arange(len(judged)) if documents is None else np.asarray(documents)
+    read = np.array([shown is not None for _, shown, _ in judged])
     named = [
         verdict.differences == differences(listed_caption(truth), listed_caption(shown))
         for truth, shown, verdict in judged
@@ -73,17 +78,17 @@ def flag(judged: Sequence[Judged]) -> dict[str, Any]:
         inside = items[(items[:, 0] >= low) & ((items[:, 0] < high) | (high == 1)), 1]
         bins[f"{low:.1f}-{high:.1f}"] = proportion(inside.tolist()) if len(inside) else None
     return {
-        "auroc": _bootstrap(items, auroc),
-        "auroc_readable": _bootstrap(readable, auroc),
-        "found_by_looking": _bootstrap(items, found_by_looking),
+        "auroc": _bootstrap(items, auroc, numbers),
+        "auroc_readable": _bootstrap(items[read], auroc, numbers[read]),
+        "found_by_looking": _bootstrap(items, found_by_looking, numbers),
         "named": proportion(named) if named else None,
         "right_at_score": bins,
     }
 
 
-def _bootstrap(items: np.ndarray, statistic: Any) -> Leaf | None:
+def _bootstrap(items: np.ndarray, statistic: Any, documents: np.ndarray) -> Leaf | None:
     """None where there is nothing to tell apart."""
-    return bootstrap(items, statistic) if 0 < items[:, 1].sum() < len(items) else None
+    return bootstrap(items, statistic, groups=documents.tolist()) if 0 < items[:, 1].sum() < len(items) else None
 
 
 def captions(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
@@ -141,16 +146,17 @@ def documents(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     order = [(turn, i) for turn in range(max(map(len, first))) for i in range(n) if turn < len(first[i])]
     judged = [(*first[i][turn], verdict) for (turn, i), verdict in zip(order, alone.verdicts, strict=True)]
     right = [[all(same(*pair) for pair in drawn) for drawn in some] for some in (first, best)]
-    return {"stories": flag(judged) | _gain(list(zip(*right)))}
+    return {"stories": flag(judged, [i for _, i in order]) | _gain(list(zip(*right)))}
 
 
-def _gain(pairs: list[tuple[bool, bool]]) -> dict[str, Leaf]:
-    """What choosing brings: the shares right of the first and of the best, and the share of errors that are gone."""
+def _gain(pairs: list[tuple[bool, bool]]) -> dict[str, Leaf | None]:
+    """What choosing brings: the shares right of the first and of the best, and the share of errors that are gone (None
+    where there was none)."""
     first, best = zip(*pairs)
     return {
         "first": proportion(first),
         f"best_of_{OF}": proportion(best),
-        "errors_removed": bootstrap(np.array(pairs, dtype=int), removed),
+        "errors_removed": None if all(first) else bootstrap(np.array(pairs, dtype=int), removed),
     }
 
 
@@ -161,12 +167,13 @@ def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     fact alone is otherwise? `agreement`: how often the piece with the largest effect is a source of the fact (see
     `sources`): overall, by fact, for facts that the last sentence `changed`, which have it as their only source, and
     for those `kept`, which a text said and pictures show: there each source alone can be left out without loss.
-    `gradient`: the same of gradient x input; `chance`: of a piece drawn at random.
+    `gradient`: the same of gradient x input; `chance`: of a piece drawn at random. Intervals are over stories.
     """
     rng = dice(seed, "trust", "explanations")
     names = ("overall", "changed", "kept", "color", "shape", "size", "place", "background")
-    agreed: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in names}  # by effect, gradient, chance
-    for told in stories("story", n, seed):
+    # By effect, by gradient, by chance; and the story.
+    agreed: dict[str, list[tuple[bool, bool, float, int]]] = {name: [] for name in names}
+    for story, told in enumerate(stories("story", n, seed)):
         document = render(told.document_plan)
         for number, (index, facts) in list(enumerate(sources(told).items()))[1:]:
             scene = told.document_plan[index]
@@ -178,17 +185,18 @@ def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
                 if all(reasons):
                     continue  # nothing that could be named wrongly
                 largest = (reasons[int(np.argmax(by))] for by in (explanation.effects, explanation.gradients))
-                item = (*largest, sum(reasons) / len(reasons))
+                item = (*largest, sum(reasons) / len(reasons), story)
                 for name in ("overall", fact[1], "changed" if facts[fact] == {index - 1} else "kept"):
                     agreed[name].append(item)  # type: ignore[arg-type]
-    columns = {name: list(zip(*items)) for name, items in agreed.items()}
-    return {
-        "explanations": {
-            "agreement": {name: proportion(some[0]) if some else None for name, some in columns.items()},
-            "gradient": {name: proportion(some[1]) if some else None for name, some in columns.items()},
-            "chance": {name: bootstrap(np.array(some[2])) if some else None for name, some in columns.items()},
-        }
-    }
+
+    def share(column: int) -> dict[str, Leaf | None]:
+        found: dict[str, Leaf | None] = {}
+        for name, items in agreed.items():
+            values, numbers = (np.array([item[at] for item in items]) for at in (column, -1))
+            found[name] = bootstrap(values, groups=numbers.tolist()) if items else None
+        return found
+
+    return {"explanations": {"agreement": share(0), "gradient": share(1), "chance": share(2)}}
 
 
 def otherwise(scene: Scene, fact: Fact, rng: random.Random) -> Scene | None:

@@ -17,6 +17,17 @@ from minidream.score_distillation import add_noise, draw_noise, dream_loss, pred
 SOLVERS = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 
 
+def _check(vae: Any, unet: Any) -> None:
+    """Raise `UserError` if the two are no plain Stable Diffusion (1.x, 2.x)."""
+    mend = "take a plain Stable Diffusion (1.x, 2.x)"
+    for name in ("addition_embed_type", "class_embed_type", "num_class_embeds"):
+        if getattr(unet.config, name, None) is not None:
+            raise UserError(f"this UNet also wants {name} ({getattr(unet.config, name)}), as SDXL's does: {mend}")
+    taken, given = unet.config.in_channels, vae.config.latent_channels
+    if taken != given:
+        raise UserError(f"this UNet reads {taken} channels and the VAE writes {given}, as for inpainting: {mend}")
+
+
 class ImageDecoder(nn.Module):
     """A frozen VAE and UNet and their noise schedule: real pictures in for the loss, made ones out of a condition.
 
@@ -24,9 +35,12 @@ class ImageDecoder(nn.Module):
     """
 
     def __init__(self, vae: Any, unet: Any, scheduler: Any) -> None:
+        """Raises `UserError` for a UNet that wants more than noisy latents, a timestep and one condition."""
         super().__init__()
+        _check(vae, unet)
         self.vae, self.unet = vae, unet
-        self.scheduler = DDIMScheduler.from_config(scheduler.config)
+        # Other families of schedulers have no word on clipping, and DDIM's own default would clip latents to +-1.
+        self.scheduler = DDIMScheduler.from_config({"clip_sample": False, **scheduler.config})
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -44,18 +58,23 @@ class ImageDecoder(nn.Module):
         """D."""
         return int(self.unet.config.cross_attention_dim)
 
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents (M, C, h, w) of about unit variance from pictures (M, 3, H, W), uint8 (or floats in 0..1)."""
         pixels = pictures.to(self.vae.device)
         pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
         mean = self.vae.encode((2 * pixels - 1).to(self.vae.dtype)).latent_dist.mean
-        return mean.float() * self.vae.config.scaling_factor
+        return (mean.float() - self._shift) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (M, 3, H, W) uint8 from latents (M, C, h, w)."""
-        pixels = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.float()
+        codes = latents / self.vae.config.scaling_factor + self._shift
+        pixels = self.vae.decode(codes.to(self.vae.dtype)).sample.float()
         return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def loss(
@@ -136,7 +155,7 @@ class ImageDecoder(nn.Module):
         latents = torch.stack([each.to(unet.device) for each in noise]) * scheduler.init_noise_sigma
         null = None if null_condition is None else null_condition.expand_as(condition)
 
-        for step, timestep in enumerate(scheduler.timesteps):
+        for step, timestep in enumerate(scheduler.timesteps.clamp(max=total - 1)):  # offsets may lead one too far
             times = timestep.expand(count)
             if guidance == 1 or null is None:
                 prediction = predict(unet, latents, times, condition)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -31,7 +32,7 @@ from minidream.modeling.loading import load_part
 from minidream.modeling.packing import packed_mask
 from minidream.modeling.vision import HALF, VisionEncoder
 from minidream.tokenizer import PAD, SPECIAL_TOKENS
-from minidream.weights import find_weights, verify_manifest
+from minidream.weights import MANIFEST, find_weights, verify_manifest
 
 FROZEN = ("vision.", "decoder.")
 WEIGHTS = "model.safetensors"
@@ -260,15 +261,16 @@ class MiniDream(PreTrainedModel):
         """Join a decoder-only LLM, a CLIP or SigLIP and a Stable Diffusion: folders, names on the hub, or the modules.
 
         `tokenizer` (default: the LLM's own) gets the five special tokens if it lacks them, and the LLM's embedding
-        grows to hold them. A loaded `diffusion` is anything with `.vae`, `.unet`, `.scheduler`. Queries and projectors
-        are new.
+        grows to hold them. A loaded `diffusion` is anything with `.vae`, `.unet`, `.scheduler`; a loaded `vision` that
+        is not OpenAI's, or a `VisionEncoder`, which knows its pixels' mean and deviation. Queries and projectors are
+        new.
         """
         named = {"vision": vision, "diffusion": diffusion}
         components = {name: str(source) for name, source in named.items() if isinstance(source, str | Path)}
         if tokenizer is None:
             if not isinstance(llm, str | Path):
                 raise UserError("from_components needs tokenizer=... when the LLM is given as a module")
-            tokenizer = _open_tokenizer(llm)
+            tokenizer = open_tokenizer(llm)
         if isinstance(llm, str | Path):
             llm = load_part(AutoModelForCausalLM, llm, "the language model")
         encoder = (
@@ -316,7 +318,13 @@ class MiniDream(PreTrainedModel):
             if (frozen or not name.startswith(FROZEN)) and place not in stored:
                 kept[name] = value.contiguous()
                 stored.add(place)
-        save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / MANIFEST).unlink(missing_ok=True)  # of the weights that lay here before
+        written = folder / f".{WEIGHTS}.writing"
+        try:
+            save_file(kept, written, metadata={"format": "pt"})
+            os.replace(written, folder / WEIGHTS)
+        finally:
+            written.unlink(missing_ok=True)
         config = MiniDreamConfig(**self.config.to_dict())
         config.components = None
         if not frozen:
@@ -337,7 +345,12 @@ class MiniDream(PreTrainedModel):
             if not (folder / name).is_file():
                 raise UserError(f"no MiniDream at {folder}: {name} is missing; give a folder made by save_pretrained")
         verify_manifest(folder)
-        config = MiniDreamConfig.from_pretrained(str(folder))
+        try:
+            config = MiniDreamConfig.from_pretrained(str(folder))
+            saved = load_file(folder / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"{folder} cannot be read ({reason}): save it again") from None
         vision = decoder = None
         if config.components:
             config.components = {
@@ -347,7 +360,6 @@ class MiniDream(PreTrainedModel):
             vision = VisionEncoder.from_folder(config.components["vision"])
             decoder = ImageDecoder.from_folder(config.components["diffusion"])
         model = cls(config, vision=vision, decoder=decoder)
-        saved = load_file(folder / WEIGHTS)
         try:
             missing, unexpected = model.load_state_dict(saved, strict=False)
         except RuntimeError as error:
@@ -366,7 +378,8 @@ class MiniDream(PreTrainedModel):
         return model.float().eval()
 
 
-def _open_tokenizer(source: str | Path) -> Any:
+def open_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a language model: a folder or a name on the hub. Raises `UserError`."""
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:

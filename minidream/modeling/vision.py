@@ -39,8 +39,19 @@ class VisionEncoder(nn.Module):
 
     @classmethod
     def from_model(cls, model: Any, mean: Sequence[float] = HALF, std: Sequence[float] = HALF) -> VisionEncoder:
-        """Take the tower out of a whole CLIPModel or SiglipModel, or the tower itself."""
-        return cls(getattr(model, "vision_model", model), mean, std)
+        """Take the tower out of a whole CLIPModel or SiglipModel, or the tower itself; a `VisionEncoder` is taken as it
+        is. A loaded model does not know its pixels' `mean` and `std`: OpenAI's CLIP wants others than these.
+
+        Raises `UserError` for what is no vision model.
+        """
+        if isinstance(model, VisionEncoder):
+            return model
+        tower = getattr(model, "vision_model", model)
+        if not all(hasattr(tower.config, name) for name in ("image_size", "patch_size")):
+            raise UserError(
+                f"the vision encoder is a {type(model).__name__}, which sees no pictures: give CLIP or SigLIP"
+            )
+        return cls(tower, mean, std)
 
     @property
     def config(self) -> Any:

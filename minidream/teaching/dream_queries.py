@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from minidream.documents import Document
 from minidream.evaluation import creation
+from minidream.evaluation.candidate import look
 from minidream.evaluation.statistics import proportion
+from minidream.generation import to_image
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import Batch, MiniDreamProcessor
 from minidream.teaching import Exercise, Mistake
@@ -27,6 +29,7 @@ from minidream.world.scene import PLACES, SIDE, Scene, Thing
 __all__ = ["draw", "verdicts"]
 
 FACTS = ("background", "count", "places", "colors", "shapes", "sizes")
+TAKEN = ("background", *(f"{which} {fact}" for which in ("1st", "2nd") for fact in ("place", "color", "shape")))
 
 
 def little_world() -> tuple[list[Scene], list[str]]:
@@ -111,6 +114,25 @@ def facts_right(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> lis
     """The share of pictures that have each of the `FACTS` of their scene right."""
     shares = creation.facts([("", Constraint("counting", scene)) for scene in scenes], list(pictures))
     return [shares[fact]["mean"] for fact in FACTS]
+
+
+def taken_over(own: Sequence[Scene], others: Sequence[Scene], pictures: Tensor) -> list[float]:
+    """What came over from elsewhere: for each of `TAKEN`, of the scenes of two things that differ from their `others`
+    there, the share whose picture, uint8 (M, 3, H, W), shows the other's. Things are counted in reading order."""
+    shown = [_two_things(scene) for scene in look([to_image(picture) for picture in pictures])]
+    triples = list(zip(map(_two_things, own), map(_two_things, others), shown, strict=True))
+    shares = []
+    for fact in range(len(TAKEN)):
+        came = [seen[fact] == there[fact] for here, there, seen in triples if here[fact] != there[fact]]
+        shares.append(sum(came) / max(1, len(came)))
+    return shares
+
+
+def _two_things(scene: Scene | None) -> list[str | None]:
+    """The facts `TAKEN` of a scene; None for what it does not show."""
+    things = [*(scene.things if scene else ()), None, None][:2]
+    facts = [getattr(thing, fact, None) for thing in things for fact in ("place", "color", "shape")]
+    return [scene.background if scene else None, *facts]
 
 
 def right_padded(processor: MiniDreamProcessor, captions: Sequence[str]) -> Batch:

@@ -229,31 +229,39 @@ YES_SAYER = Exercise(
     ),
 )
 
-_RIGHT, _WRONG = (0.9, 0.5, 0.5), (0.5, 0.1)  # of six pairs four are in order and two tied
-AUROC = Exercise(
-    "how often in order",
-    reference=lambda right, wrong: float(np.mean([(r > w) + 0.5 * (r == w) for r in right for w in wrong])),
-    right=lambda answer: abs(answer(_RIGHT, _WRONG) - 5 / 6) < 1e-6 and abs(answer((0.2,), (0.7,))) < 1e-6,
+_LISTED = ((0.9, 0.1, 0.5, 0.2, 0.7, 0.3, 0.8), (1, 0, 0, 1, 1, 0, 1), 2)  # three errors; the worst two hold one
+
+
+def _share(score: Sequence[float], right: Sequence[float], k: int, worst: bool = True, of: str = "errors") -> float:
+    order = np.argsort(np.asarray(score) * (1 if worst else -1))[:k]
+    wrong = 1 - np.asarray(right)
+    return float(wrong[order].sum() / {"errors": wrong.sum(), "checked": k, "all": len(wrong)}[of])
+
+
+REVIEW = Exercise(
+    "what the review list finds",
+    reference=_share,
+    right=lambda answer: abs(answer(*_LISTED) - 1 / 3) < 1e-6 and abs(answer((0.4, 0.3), (0, 0), 1) - 0.5) < 1e-6,
     mistakes=(
         Mistake(
-            lambda right, wrong: float(np.mean([r > w for r in right for w in wrong])),
-            lambda answer: abs(answer(_RIGHT, _WRONG) - 4 / 6) < 1e-6,
-            "two of the six pairs are tied: a tie counts half",
+            lambda score, right, k: _share(score, right, k, of="checked"),
+            lambda answer: abs(answer(*_LISTED) - 1 / 2) < 1e-6,
+            "that is the share of the checked pictures that are errors: divide by the number of all errors",
         ),
         Mistake(
-            lambda right, wrong: float(np.mean([r >= w for r in right for w in wrong])),
-            lambda answer: abs(answer(_RIGHT, _WRONG) - 1) < 1e-6,
-            "a score that is the same for all would get 1: a tie counts half",
+            lambda score, right, k: _share(score, right, k, worst=False),
+            lambda answer: abs(answer(*_LISTED)) < 1e-6,
+            "the list begins with the *lowest* scores",
         ),
         Mistake(
-            lambda right, wrong: float(np.mean([(r < w) + 0.5 * (r == w) for r in right for w in wrong])),
-            lambda answer: abs(answer(_RIGHT, _WRONG) - 1 / 6) < 1e-6,
-            "the other way round: in order is the *right* picture with the higher score",
+            lambda score, right, k: _share(score, right, k, of="all"),
+            lambda answer: abs(answer(*_LISTED) - 1 / 7) < 1e-6,
+            "of all errors, not of all pictures",
         ),
         Mistake(
-            lambda right, wrong: float(np.mean([r >= 0.5 for r in right] + [w < 0.5 for w in wrong])),
-            lambda answer: abs(answer(_RIGHT, _WRONG) - 4 / 5) < 1e-6,
-            "no threshold is needed: compare each right picture with each wrong one",
+            lambda score, right, k: _share(score, [1 - each for each in right], k),
+            lambda answer: abs(answer(*_LISTED) - 1 / 4) < 1e-6,
+            "you count the right pictures: an error is where `right` is 0",
         ),
     ),
 )

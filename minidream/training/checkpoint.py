@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from minidream.errors import UserError
 from minidream.weights import save_manifest, verify_manifest
 
 
@@ -20,6 +21,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `target` only if the block ends without an error."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    restore(target)
     temporary = target.with_name(f".{target.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -30,7 +32,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-        old = target.with_name(f".{target.name}.old")
+        old = _old(target)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             os.rename(target, old)
@@ -38,6 +40,16 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def restore(target: Path) -> None:
+    """Put back what `atomic_folder` had moved away when it was killed between its two renames."""
+    if not target.exists() and _old(target).is_dir():
+        os.rename(_old(target), target)
 
 
 def save_checkpoint(
@@ -65,14 +77,20 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, parameters: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
 ) -> tuple[int, float]:
-    """Restore in place what `save_checkpoint` wrote; returns its steps and seconds. Raises `UserError` if damaged."""
+    """Restore in place what `save_checkpoint` wrote; returns its steps and seconds. Raises `UserError` if it is damaged
+    or of a run with other settings."""
     verify_manifest(folder)
     saved = load_file(folder / "model.safetensors")
+    if {name: value.shape for name, value in saved.items()} != {name: p.shape for name, p in parameters.items()}:
+        raise UserError(f"{folder} is of a run with other settings: give the same ones, or start without --resume")
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(saved[name])
     states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
-    for key, value in load_file(folder / "optimizer.safetensors").items():
+    moments = load_file(folder / "optimizer.safetensors")
+    if moments and len({key.split(".", 1)[0] for key in moments}) != len(optimizers):
+        raise UserError(f"{folder} is of a run with another optimizer: give the same settings, or leave out --resume")
+    for key, value in moments.items():
         index, number, name = key.split(".", 2)
         states[int(index)].setdefault(int(number), {})[name] = value
     for optimizer, state in zip(optimizers, states, strict=True):

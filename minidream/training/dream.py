@@ -52,22 +52,33 @@ def open_stage(folder: Path) -> MiniDreamPipeline:
 
     Raises `UserError` for a folder that is not whole, or parts that are not there or of other sizes.
     """
-    verify_manifest(folder)
-    try:
-        trained = load_file(folder / TRAINED)
-        queries = len(trained["dream_queries"])
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"{folder} cannot be read ({error}): name another folder, or train again") from None
+    trained = _trained(folder)
     llm, vision, diffusion = (folder.parent / part for part in ("llm", "clip", "stable-diffusion"))
     for part in (llm, vision, diffusion):
         if not part.is_dir():
             raise UserError(f"{folder} was trained over {part.name}, which is not beside it: copy that there")
-    pipe = MiniDreamPipeline.from_components(llm, vision, diffusion, queries)
+    pipe = MiniDreamPipeline.from_components(llm, vision, diffusion, len(trained["dream_queries"]))
+    _take_over(pipe.model, folder)
+    return pipe
+
+
+def _trained(folder: Path) -> dict[str, torch.Tensor]:
+    """What a stage moved. Raises `UserError` if it is not whole."""
+    verify_manifest(folder)
     try:
-        pipe.model.load_state_dict(trained, strict=False)
+        trained = load_file(folder / TRAINED)
+        trained["dream_queries"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read ({error}): name another folder, or train again") from None
+    return trained
+
+
+def _take_over(model: MiniDream, folder: Path) -> None:
+    """Give the model what a stage moved. Raises `UserError` if it does not fit."""
+    try:
+        model.load_state_dict(_trained(folder), strict=False)
     except RuntimeError:  # torch's word for another shape
         raise UserError(f"{folder} was trained over parts of other sizes: copy those beside it") from None
-    return pipe
 
 
 class DreamTask:
@@ -84,7 +95,7 @@ class DreamTask:
             tokenizer=tokenizer,
         )
         if before is not None:
-            model.load_state_dict(load_file(before / TRAINED), strict=False)
+            _take_over(model, before)
         self.modules: MiniDream = model.train_only(recipe.trainable)
         self.processor = MiniDreamProcessor(
             tokenizer,
@@ -115,6 +126,8 @@ class DreamTask:
         for kind, examples in batch.items():
             parts = self._read(examples, modules)
             weights = {name: getattr(self.recipe, f"{name}_weight") for name in parts}
+            if MODES.get(kind, kind) == "text":
+                weights["language"] *= self.recipe.words_weight
             weighted = sum(weights[name] * loss for name, loss in parts.items())
             losses["loss"] = losses.get("loss", 0) + self.recipe.mixture[kind] * weighted
             # What there was to learn.
@@ -142,6 +155,8 @@ class DreamTask:
             features, latents = self.encoded(modules, inputs.pictures)  # (K, P, D_v), (K, C, h, w)
             features, latents = features[inputs.seen], latents[inputs.dreamed]
         scenes = [scene for index in inputs.order.tolist() for scene in batch[index].scenes]  # as the pictures
+        if len(scenes) != len(inputs.pictures):  # one was cut off, and all captions after it would be a picture's late
+            raise UserError(f"a document does not fit into {self.processor.max_length} tokens: take a larger preset")
         scenes = [scenes[index] for index in inputs.dreamed.tolist()]
         if self.recipe.teacher and scenes:
             taught = self.teach(scenes, device).last_hidden_state

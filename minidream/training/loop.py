@@ -26,7 +26,7 @@ from accelerate.state import AcceleratorState
 from tqdm.auto import tqdm
 
 from minidream.errors import UserError
-from minidream.training.checkpoint import load_checkpoint, save_checkpoint
+from minidream.training.checkpoint import load_checkpoint, restore, save_checkpoint
 from minidream.training.optimizers import optimizers_for
 from minidream.training.parallel import average_gradients, begin_alike, processes
 from minidream.training.precision import bf16_is_fast, float32_attention_on_cpu, float32_muon
@@ -74,6 +74,13 @@ def machine() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU"
 
 
+def _not_finite(what: str, recipe: Recipe, step: int) -> UserError:
+    return UserError(
+        f"the {what} of stage {recipe.stage} is not finite at step {step}: lower the learning rate "
+        f"(--set lr={recipe.lr / 2:g}) and start again with --resume"
+    )
+
+
 class Log:
     """`log.jsonl`, for the main process only: a line every few steps, with the mean of each loss since the last one."""
 
@@ -85,7 +92,8 @@ class Log:
         if main:
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = file.read_text().splitlines(keepends=True) if start and file.is_file() else []
-            file.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+            whole = [line for line in lines if line.endswith("}\n")]  # a full disk may have torn the last one
+            file.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         for name, value in losses.items():
@@ -121,6 +129,7 @@ def fit(
     trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
     optimizers = optimizers_for(trained, recipe)
     start, spent, checkpoint = 0, 0.0, run / "checkpoint"
+    restore(checkpoint)
     if resume and checkpoint.is_dir():
         start, spent = load_checkpoint(checkpoint, trained, optimizers)
     begin_alike(list(trained.values()))
@@ -138,13 +147,12 @@ def fit(
             with accelerator.autocast(), float32_attention_on_cpu():
                 losses = task.losses(batch, modules)
             if not torch.isfinite(losses["loss"]):
-                raise UserError(
-                    f"the loss of stage {recipe.stage} is not finite at step {step}: lower the learning rate "
-                    f"(--set lr={recipe.lr / 2:g}) and start again with --resume"
-                )
+                raise _not_finite("loss", recipe, step)
             accelerator.backward(losses["loss"])
             average_gradients(list(trained.values()))
-            torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            if not torch.isfinite(norm):  # a step with it would leave nothing to resume from
+                raise _not_finite("gradient", recipe, step)
             with uninterrupted(), float32_muon():
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:

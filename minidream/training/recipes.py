@@ -6,6 +6,7 @@ are the paper's own (its section 3 and the table of stages in appendix C).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 
 from minidream.errors import UserError
@@ -46,6 +47,7 @@ class Recipe:
     mixed_precision: bool = True  # bf16 where the device has it
     language_weight: float = 1.0  # w_lm and
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
+    words_weight: float = 1.0  # times w_lm, for documents in words alone: dream gradients are several times as long
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
     query_rate: float = 1.0  # times lr, for the dream queries: so few, and as far apart as words
@@ -73,17 +75,19 @@ _MINI = {
         trainable=_PROJECTORS, mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
+        "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, words_weight=6.0,
+        trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.06, "image_to_text": 0.05, "interleaved": 0.36, "qa": 0.08,
             "text": 0.02, "text_states": 0.4, "text_qa": 0.03,
         },
     ),
     "instruct": Recipe(
-        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=2.5, trainable=(*_PROJECTORS, "llm"),
+        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=2.5, words_weight=6.0,
+        trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.06, "image_to_text": 0.06, "interleaved": 0.32, "qa": 0.1, "dialogue": 0.08,
-            "in_context": 0.08, "text": 0.03, "text_states": 0.23, "text_qa": 0.04,
+            "text_to_image": 0.05, "image_to_text": 0.05, "interleaved": 0.32, "qa": 0.08, "dialogue": 0.07,
+            "in_context": 0.07, "text": 0.02, "text_states": 0.31, "text_qa": 0.03,
         },
     ),
 }  # fmt: skip
@@ -119,6 +123,10 @@ PRESETS: dict[str, tuple[Sizes, dict[str, Recipe]]] = {
 }
 
 
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_ABOVE_0 = ("steps", "batch", "lr", "clip_norm", "query_rate", "timestep_bias", "log_every", "save_every")
+
+
 def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | None = None) -> tuple[Sizes, Recipe]:
     """The sizes and the recipe of one stage; `overrides` are `key=value` of `Recipe`'s numbers.
 
@@ -139,11 +147,16 @@ def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | Non
         if key not in numbers:
             raise UserError(f"unknown setting {key!r}: --set takes one of {', '.join(sorted(numbers))}")
         try:
-            value = text.lower() in ("1", "true", "yes") if numbers[key] is bool else numbers[key](text)
-        except ValueError:
-            raise UserError(f"--set {key}={text}: expected a number of type {numbers[key].__name__}") from None
-        if key in ("steps", "batch", "lr", "query_rate", "timestep_bias", "log_every", "save_every") and value <= 0:
+            value = _SWITCHES[text.lower()] if numbers[key] is bool else numbers[key](text)
+        except (ValueError, KeyError):
+            kind = "true or false" if numbers[key] is bool else f"a number of type {numbers[key].__name__}"
+            raise UserError(f"--set {key}={text}: expected {kind}") from None
+        if key in _ABOVE_0 and not 0 < value < math.inf:
             raise UserError(f"--set {key}={text}: must be greater than 0")
+        if not 0 <= value < math.inf:
+            raise UserError(f"--set {key}={text}: must be at least 0")
+        if key in ("condition_dropout", "warmup") and value > 1:
+            raise UserError(f"--set {key}={text}: must be at most 1")
         recipe = replace(recipe, **{key: value})  # type: ignore[arg-type]  # the key is one of `numbers`
     if recipe.whitened and "condition_projector" not in recipe.trainable:
         raise UserError(f"--set whitened: stage {stage} trains no condition projector; choose align, igpt or instruct")

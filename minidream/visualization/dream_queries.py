@@ -160,11 +160,12 @@ def heat(
             if not number:
                 _write(axes, left - 8, y + cell * 0.375, title, ha="right")
             for column, value in enumerate(values[row]):
-                part = 0.7 * float(np.clip(value / full, 0, 1))
+                part = float(np.clip(value / full, 0, 1))
                 face = tuple(part * violet + (1 - part))
                 x = left + column * cell
                 axes.add_patch(Rectangle((x, y), cell, cell * 0.75, facecolor=face, edgecolor=PALETTE["paper"]))
-                _write(axes, x + cell / 2, y + cell * 0.375, f"{value:.2f}", fontsize=7.5)
+                ink = "paper" if part > 0.6 else "ink"
+                _write(axes, x + cell / 2, y + cell * 0.375, f"{value:.2f}", fontsize=7.5, color=ink)
     figure.set_label(alt)
     return figure
 

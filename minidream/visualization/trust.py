@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,10 +141,10 @@ def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float =
     for at in range(1, len(rows)):
         axes.axhline(at - 0.5, color=PALETTE["text"], linewidth=0.3)
     ends = [leaf["low"] for some in rows.values() for leaf in some.values() if leaf]
-    left = low if min(ends) >= low else min(ends) - 0.02  # no interval is cut
-    if left < 0:
+    left = min(low, *ends) - 0.01  # no interval is cut
+    if min(ends) < 0:  # a gain may be a loss
         axes.axvline(0, color=PALETTE["text"], linewidth=0.8, linestyle=":")
-    axes.set(xlim=(left, 1.005), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)  # a gain may be a loss
+    axes.set(xlim=(left, 1.005), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)
     axes.set_yticks(range(len(rows)), list(rows))
     if len(series) > 1:
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(series), fontsize=8, frameon=False)
@@ -174,22 +175,24 @@ def calibration(bins: Mapping[str, Leaves], alt: str = "") -> Figure:
 def review(
     pictures: Sequence[Any], scores: Sequence[float], right: Sequence[bool | None], notes: Sequence[str], alt: str = ""
 ) -> Figure:
-    """Pictures in the order in which to look at them: a bar for the score, the note, and the reader's verdict.
+    """Pictures in the order in which to look at them: a bar for the score, the note, wrapped, and the verdict.
 
     Raises ValueError without alt text.
     """
     side, gap, bar = 128.0, 14.0, 60.0
-    figure, axes = _sheet(len(pictures) * (side + gap) + 2 * _MARGIN, side + bar + 78)
-    for at, (picture, score, passed, note) in enumerate(zip(pictures, scores, right, notes, strict=True)):
+    lines = [textwrap.wrap(note, 22) for note in notes]
+    last = bar + side + 30 + 14 * max(map(len, lines))
+    figure, axes = _sheet(len(pictures) * (side + gap) + 2 * _MARGIN, last + 20)
+    for at, (picture, score, passed, note) in enumerate(zip(pictures, scores, right, lines, strict=True)):
         x = _MARGIN + at * (side + gap)
         axes.plot([x, x + side], [bar + 6] * 2, color=PALETTE["text"], linewidth=0.5)
         box = (x + side / 2 - 14, bar + 6 - (bar - 12) * score)
         axes.add_patch(Rectangle(box, 28, (bar - 12) * score, facecolor=PALETTE["query"], edgecolor="none"))
-        _write(axes, x + side / 2, box[1] - 7, f"{score:.2f}", "query")
+        _write(axes, x + side / 2, box[1] - 7, f"{score:.2f}" if score > 0.005 else f"{score:.0e}", "query")
         _picture(axes, picture, x, bar + 12, side)
-        for line, words in enumerate(note.split("\n")):
+        for line, words in enumerate(note):
             _write(axes, x + side / 2, bar + side + 24 + 14 * line, words, fontsize=7.5)
-        _mark(axes, x + side / 2, bar + side + 58, passed)
+        _mark(axes, x + side / 2, last, passed)
     figure.set_label(_said(alt))
     return figure
 

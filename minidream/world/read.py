@@ -12,7 +12,6 @@ an inequality instead of a distance, so that an error in the renderer cannot hid
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -221,15 +220,3 @@ def read_batch(pictures: np.ndarray) -> list[Scene | None]:
 def read(picture: Image.Image | np.ndarray) -> Scene | None:
     """Read one 64 x 64 picture; None if it is not readable. Raises ValueError for another size."""
     return read_batch(np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)[None])[0]
-
-
-def matches(picture: Image.Image | np.ndarray, scene: Scene) -> bool:
-    """Whether a picture shows exactly the facts of a scene; pixel offsets are not facts."""
-    found = read(picture)
-    return found is not None and found.facts() == scene.facts()
-
-
-def share_exact(pictures: np.ndarray, scenes: Sequence[Scene]) -> float:
-    """The share of pictures (B, 64, 64, 3) that show exactly the facts of their scenes."""
-    found = read_batch(pictures)
-    return float(np.mean([a is not None and a.facts() == b.facts() for a, b in zip(found, scenes, strict=True)]))
