@@ -8,7 +8,7 @@
 All of it is the model's own reading, which errs; how far it can be trusted is measured in `evaluation/trust.py`.
 Of the scores that need the model alone (whether the two captions are equal, the share of equal facts, the least likely
 word, the ratio of both captions' likelihoods, answers to questions, the UNet's denoising error) this one found errors
-best, or as well as any, on 226 pictures drawn by earlier weights. Taught in notebook 09.
+best, or as well as any, on 226 pictures drawn by the shipped weights. Taught in notebook 09.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from minidream.ablation.grids import recipe_of
 from minidream.ablation.results import table
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.interleaved import follow, same, stories
 from minidream.generation import End, TextPiece
 from minidream.pipeline import MiniDreamPipeline
@@ -251,6 +252,8 @@ def test_who_writes_the_truth_draws_the_story() -> None:
 
     knowing = Knowing()
     assert all(same(*pair) for story in follow(knowing, told, 0) for pair in story)
+    truly = [parse_caption(text) == story.scenes[1].facts() for text, story in zip(knowing.written, told)]
+    assert truly == [True] * 5 and parse_caption("A star.") is None
 
 
 def test_both_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> None:

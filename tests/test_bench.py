@@ -103,7 +103,7 @@ def test_verdicts_and_the_readmes_rows(result, monkeypatch, tmp_path):
         }
 
     good = told(ratio=0.4, speedup=2, slope=1.25, difference=-0.01)
-    bad = told(ratio=0.41, speedup=1.9, slope=1.3, difference=-0.04)
+    bad = told(ratio=0.41, speedup=1.9, slope=1.3, difference=-0.03)
     assert [row[-1] for row in module.verdicts(good)] == ["reached"] * 4
     assert [row[-1] for row in module.verdicts(bad)] == ["short"] * 4
     assert module.table(bad).count("short") == 4 and "ddim_50" in module.table(bad)
