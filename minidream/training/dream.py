@@ -40,11 +40,13 @@ MODES = {
     "in_context": "interleaved",
     "text_states": "text",
     "text_qa": "text",
+    "seen_states": "interleaved",
     "single_object": "text_to_image",
     "single_caption": "image_to_text",
     "single_qa": "image_to_text",
     "single_edit": "interleaved",
 }  # kinds that are written as another kind's sequence
+WORDS = ("text", "text_states", "text_qa", "seen_states")  # kinds that teach nothing but words
 
 
 def open_stage(folder: Path) -> MiniDreamPipeline:
@@ -126,7 +128,7 @@ class DreamTask:
         for kind, examples in batch.items():
             parts = self._read(examples, modules)
             weights = {name: getattr(self.recipe, f"{name}_weight") for name in parts}
-            if MODES.get(kind, kind) == "text":
+            if kind in WORDS:
                 weights["language"] *= self.recipe.words_weight
             weighted = sum(weights[name] * loss for name, loss in parts.items())
             losses["loss"] = losses.get("loss", 0) + self.recipe.mixture[kind] * weighted

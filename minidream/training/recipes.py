@@ -47,7 +47,7 @@ class Recipe:
     mixed_precision: bool = True  # bf16 where the device has it
     language_weight: float = 1.0  # w_lm and
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
-    words_weight: float = 1.0  # times w_lm, for documents in words alone: dream gradients are several times as long
+    words_weight: float = 1.0  # times w_lm, where words alone are taught: dream gradients are several times as long
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
     query_rate: float = 1.0  # times lr, for the dream queries: so few, and as far apart as words
@@ -78,16 +78,16 @@ _MINI = {
         "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, words_weight=6.0,
         trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.06, "image_to_text": 0.05, "interleaved": 0.36, "qa": 0.08,
-            "text": 0.02, "text_states": 0.4, "text_qa": 0.03,
+            "text_to_image": 0.08, "image_to_text": 0.05, "interleaved": 0.48, "qa": 0.08,
+            "text": 0.02, "text_states": 0.1, "seen_states": 0.16, "text_qa": 0.03,
         },
     ),
     "instruct": Recipe(
         "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=2.5, words_weight=6.0,
         trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.05, "image_to_text": 0.05, "interleaved": 0.32, "qa": 0.08, "dialogue": 0.07,
-            "in_context": 0.07, "text": 0.02, "text_states": 0.31, "text_qa": 0.03,
+            "text_to_image": 0.05, "image_to_text": 0.05, "interleaved": 0.4, "qa": 0.08, "dialogue": 0.08,
+            "in_context": 0.09, "text": 0.02, "text_states": 0.08, "seen_states": 0.12, "text_qa": 0.03,
         },
     ),
 }  # fmt: skip

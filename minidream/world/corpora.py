@@ -127,7 +127,20 @@ def _text_states(rng: random.Random, held_out: bool | None) -> Example:
     """Words alone: a story of which only the captions are taught, so that the state is what is learned."""
     story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
     words, told = _told(story, rng)
-    return Example(tuple(words), "text_states", story.kind, frozenset(i for i, taught in enumerate(told) if not taught))
+    given = frozenset(i for i, taught in enumerate(told) if not taught or i < story.given)
+    return Example(tuple(words), "text_states", story.kind, given)
+
+
+def _seen_states(rng: random.Random, held_out: bool | None) -> Example:
+    """A story as far as one of its later pictures, in whose place stands its caption, which alone is taught."""
+    while True:
+        story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
+        scenes = {index: part for index, part in enumerate(story.document_plan) if isinstance(part, Scene)}
+        last = rng.choice([index for index in scenes if index >= max(story.given, 2)])
+        if not held_out or is_held_out(scenes[last]):
+            break
+    told = f" ({_caption(scenes[last], rng)})"
+    return Example((*story.document_plan[:last], told), "seen_states", story.kind, last)
 
 
 def _text_qa(rng: random.Random, held_out: bool | None) -> Example:
@@ -234,6 +247,7 @@ SAMPLERS: dict[str, Callable[[random.Random, bool | None], Example]] = {
     "text": _text,
     "text_states": _text_states,
     "text_qa": _text_qa,
+    "seen_states": _seen_states,
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
     "interleaved": interleaved,
