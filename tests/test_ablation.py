@@ -225,13 +225,27 @@ def test_a_caption_is_what_stands_in_brackets() -> None:
             yield from (End(number, reason) for reason in ends)
 
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
-    rewriter.pipe = SimpleNamespace(stream=stream)
+    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), False
     seen = Document(["(Once.)", Image.new("RGB", (64, 64))])
     documents = [seen, Document([*seen[:1], Image.new("RGB", (64, 64), "red")]), Document(["Twice."])]
     assert rewriter.write(documents) == [f"A red star. {number}." for number in range(3)]
     ends.append("interrupted")
     with pytest.raises(KeyboardInterrupt):  # half of a caption is none
         rewriter.write(documents)
+
+
+def test_a_blind_rewriter_reads_all_words_and_no_picture() -> None:
+    read: list[Document] = []
+
+    def stream(documents: list[Document], **options: Any) -> Iterator[Any]:
+        read.extend(documents)
+        yield from (TextPiece(number, "A star.)") for number in range(len(documents)))
+
+    rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
+    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), True
+    picture = Image.new("RGB", (64, 64))
+    assert rewriter.write([Document(["Once.", picture, " Twice."])]) == ["A star."]
+    assert [document.text for document in read] == ["Once. Twice. ("] and not read[0].pictures
 
 
 def test_who_writes_the_truth_draws_the_story() -> None:
@@ -256,13 +270,16 @@ def test_who_writes_the_truth_draws_the_story() -> None:
     assert truly == [True] * 5 and parse_caption("A star.") is None
 
 
-def test_both_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> None:
+def test_all_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> None:
     content = ablate("rewrite", [0], tmp_path / "rewrite.json", "nano", nano)
-    direct, rewritten = content["runs"]
-    assert (direct["setting"], rewritten["setting"]) == ("direct", "rewrite")
-    assert set(direct["stories"]) == {"first", "first_kept", "story", "story_kept"}
-    assert set(rewritten["stories"]) == {*direct["stories"], "captions"}
-    assert all(leaf["n"] == NANO.stories for leaf in rewritten["stories"].values())
+    runs = {run["setting"]: run for run in content["runs"]}
+    assert set(runs) == {"direct", "rewrite", "blind"}
+    figures = {"first", "first_kept", "all", "all_kept"}
+    for kind in ("stories", "facts"):
+        assert set(runs["direct"][kind]) == figures
+        for way in ("rewrite", "blind"):
+            assert set(runs[way][kind]) == {*figures, "captions"}
+            assert all(leaf["n"] == NANO.stories for leaf in runs[way][kind].values())
     assert "minidream" in content["settings"]["weights"]
 
 

@@ -31,7 +31,7 @@ GRIDS: dict[str, dict[str, Variables]] = {
     "queries": {str(count): _STAGE_ONE | {"queries": count} for count in sorted(QUERIES, key=lambda count: count != 8)},
     "alignment": {loss: _STAGE_ONE | {"loss": loss} for loss in ("alignment", "both", "dream")},
     "target": {target: _STAGE_ONE | {"target": target} for target in ("noise", "teacher")},
-    "rewrite": {way: {"way": way} for way in ("direct", "rewrite")},
+    "rewrite": {way: {"way": way} for way in ("direct", "rewrite", "blind")},
     "synergy": {
         f"{learns}, {documents}": {"learns": learns, "documents": documents}
         for documents in DOCUMENTS
@@ -50,7 +50,7 @@ class Budget:
     every: int  # steps between two points of the learning curve
     held_back: int  # pictures of the batch that the curve is measured on
     n: int  # prompts a category
-    stories: int  # of `rewrite`, for each seed
+    stories: int  # of `rewrite`, of each kind for each seed
     guidance: float = 2.0
     sampling_steps: int = 20
 

@@ -1,8 +1,9 @@
 """Rewrite-then-generate, the pipeline that DreamLLM replaces: put the context into a caption, then draw the caption.
 
-Both ways are the shipped MiniDream's, on the same stories from the same noise. Directly, the dream queries read the
+All ways are the shipped MiniDream's, on the same stories from the same noise. Directly, the dream queries read the
 document, pictures and all. Rewriting, the model goes on with "(", as it has learned to tell a picture in brackets; what
-it says until ")" is drawn by plain `StableDiffusionPipeline`, which knows nothing else of the document.
+it says until ")" is drawn by plain `StableDiffusionPipeline`, which knows nothing else of the document. A blind
+rewriter reads the words of the document alone, as a language model has to that takes no pictures.
 """
 
 from __future__ import annotations
@@ -25,17 +26,25 @@ from minidream.pipeline import MiniDreamPipeline
 from minidream.training.loop import machine
 from minidream.verification import until_bracket
 
+TOLD = (("stories", "story"), ("facts", "facts"))  # the names of the figures, and the kinds of `world.tell`
+
 
 class Rewriter(PipelineCandidate):
-    """A candidate that draws what comes next in a document from a caption of its own; `written` keeps them all."""
+    """A candidate that draws what comes next in a document from a caption of its own; `written` keeps them all. One
+    that is `blind` writes it without looking at the document's pictures."""
 
-    def __init__(self, pipe: Any, painter: Path, guidance: float, steps: int) -> None:
+    def __init__(self, pipe: Any, painter: Path, guidance: float, steps: int, blind: bool = False) -> None:
         super().__init__(pipe, guidance, steps)
         self.paint = stable_diffusion(painter, guidance, steps)
+        self.blind = blind
         self.written: list[str] = []
 
     def write(self, documents: list[Document]) -> list[str]:
         """For each document the caption of the picture that comes next."""
+        if self.blind:
+            documents = [
+                Document(["".join(part for part in document if isinstance(part, str))]) for document in documents
+            ]
         return until_bracket(self.pipe, [document + Document([" ("]) for document in documents])
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
@@ -45,29 +54,41 @@ class Rewriter(PipelineCandidate):
 
 
 def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[str, Any]:
-    """Draw `budget.stories` stories whose background and sizes only their first picture holds, one of both ways.
+    """Draw `budget.stories` stories, and as many whose background and sizes only their first picture holds, one way.
 
-    Returns the leaves `stories`: `first` (the share of stories whose first picture to draw is wholly right),
-    `first_kept` (that keeps what no text tells), `story` and `story_kept` (every picture of it), and for rewriting
-    `captions`, the share of the first pictures' captions that tell the truth; and `seconds`, `threads`, `machine`.
+    Returns the leaves `stories` and, of the latter kind, `facts`: `first` (the share whose first picture to draw is
+    wholly right), `first_kept` (that keeps what no text tells), `all` and `all_kept` (every picture of it), and for
+    rewriting `captions`, the share of those first pictures' captions that tell the truth; and `seconds`, `threads`,
+    `machine`.
     """
     began = time.perf_counter()
     pipe = MiniDreamPipeline.from_pretrained(parts / "minidream")
-    candidate = PipelineCandidate(pipe, budget.guidance, budget.sampling_steps)
-    if variables["way"] == "rewrite":
-        candidate = Rewriter(pipe, parts / "stable-diffusion", budget.guidance, budget.sampling_steps)
-    drawn = follow(candidate, stories("facts", budget.stories, seed), seed)
-    found: dict[str, Leaf] = {}
-    for ending, right in (("", same), ("_kept", kept)):
-        found["first" + ending] = proportion([right(*story[0]) for story in drawn])
-        found["story" + ending] = proportion([all(right(*pair) for pair in story) for story in drawn])
-    if isinstance(candidate, Rewriter):
-        firsts = zip(candidate.written[: len(drawn)], drawn, strict=True)  # all stories' first pictures come first
-        truly = [parse_caption(caption) == story[0][0].facts() for caption, story in firsts]
-        found["captions"] = proportion(truly)
-    return {
-        "stories": found,
+    found = {
+        name: _drawn(_candidate(pipe, parts, budget, variables), kind, budget.stories, seed) for name, kind in TOLD
+    }
+    return found | {
         "seconds": round(time.perf_counter() - began, 1),
         "threads": torch.get_num_threads(),
         "machine": machine(),
     }
+
+
+def _candidate(pipe: MiniDreamPipeline, parts: Path, budget: Budget, variables: Variables) -> PipelineCandidate:
+    guidance, steps = budget.guidance, budget.sampling_steps
+    if variables["way"] == "direct":
+        return PipelineCandidate(pipe, guidance, steps)
+    return Rewriter(pipe, parts / "stable-diffusion", guidance, steps, blind=variables["way"] == "blind")
+
+
+def _drawn(candidate: PipelineCandidate, kind: str, n: int, seed: int) -> dict[str, Leaf]:
+    """What comes of `n` stories of a kind."""
+    drawn = follow(candidate, stories(kind, n, seed), seed)
+    found: dict[str, Leaf] = {}
+    for ending, right in (("", same), ("_kept", kept)):
+        found["first" + ending] = proportion([right(*story[0]) for story in drawn])
+        found["all" + ending] = proportion([all(right(*pair) for pair in story) for story in drawn])
+    if isinstance(candidate, Rewriter):
+        firsts = zip(candidate.written[: len(drawn)], drawn, strict=True)  # all stories' first pictures come first
+        truly = [parse_caption(caption) == story[0][0].facts() for caption, story in firsts]
+        found["captions"] = proportion(truly)
+    return found
