@@ -170,6 +170,7 @@ def dream_loss(
     timesteps: Tensor | None = None,
     target: Tensor | None = None,
     weighting: str = "min_snr",
+    delta: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """L_DM = E_{t, eps} || eps_xi(z_t; C, t) - eps ||^2 with xi frozen (Eq. 4), averaged over M, C, h, w.
@@ -182,6 +183,10 @@ def dream_loss(
     the true epsilon (or v): for instance the prediction of a teacher that knows the caption, at the same z_t. It has
     far less variance, and the same mean as far as the teacher is right.
 
+    `delta`: above 0, a picture's error m counts as 2 delta (sqrt(m + delta^2) - delta), the pseudo-Huber loss: m where
+    it is small, 2 delta sqrt(m) where it is large. Where a document may mean one picture or another, the least squared
+    error is that of a mixture, which shows neither; the least root of it is that of the likelier picture.
+
     Raises `UserError` for shapes that do not fit, timesteps out of range, or another prediction type.
     """
     _check(latents, condition, noise=noise, target=target)
@@ -193,8 +198,10 @@ def dream_loss(
     noisy = add_noise(scheduler, latents, noise, timesteps)  # z_t
     if target is None:
         target = true_prediction(scheduler, latents, noise, timesteps)
-    error = (predict(unet, noisy, timesteps, condition) - target.detach()) ** 2
-    return (loss_weight(scheduler, timesteps, weighting) * error.flatten(1).mean(1)).mean()
+    error = ((predict(unet, noisy, timesteps, condition) - target.detach()) ** 2).flatten(1).mean(1)  # (M,)
+    if delta:
+        error = 2 * delta * error / ((error + delta**2).sqrt() + delta)  # the same, without the difference
+    return (loss_weight(scheduler, timesteps, weighting) * error).mean()
 
 
 def textual_inversion_loss(unet: Any, scheduler: Any, latents: Tensor, condition: Tensor, **options: Any) -> Tensor:

@@ -172,6 +172,41 @@ def test_a_teacher_takes_the_place_of_the_noise() -> None:
     assert dream_loss(unet, scheduler, z, condition + 1, **options) > 1e-6
 
 
+def test_small_errors_count_squared_and_large_ones_by_their_root() -> None:
+    unet, scheduler, z, condition = frozen_unet(), tiny_scheduler(), normal(1, 4, 4, 4), normal(1, 3, 24)
+    noise, t = normal(1, 4, 4, 4, seed=1), torch.tensor([700])
+    options = {"noise": noise, "timesteps": t, "weighting": "none"}
+    squared = dream_loss(unet, scheduler, z, condition, **options)
+    assert squared > 0.1
+    torch.testing.assert_close(
+        dream_loss(unet, scheduler, z, condition, delta=1e3, **options), squared, rtol=1e-3, atol=0
+    )
+    rooted = dream_loss(unet, scheduler, z, condition, delta=1e-4, **options)
+    torch.testing.assert_close(rooted, 2e-4 * squared.sqrt(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("delta", "share"), [(0.0, 1 / 3), (0.01, 0.0)])
+def test_of_two_pictures_that_it_may_be_the_roots_choose_the_likelier(delta: float, share: float) -> None:
+    """One of three targets is 1, two are 0, and nothing tells which: what is said is the mean, or the likelier."""
+
+    def unet(noisy: torch.Tensor, timesteps: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=encoder_hidden_states.view(-1, 1, 1, 1).expand_as(noisy))
+
+    said = torch.full((), 0.5, requires_grad=True)
+    target = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 4, 2, 2)
+    z, noise, t = normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=1), torch.tensor([500, 500, 500])
+    optimizer = torch.optim.Adam([said], lr=0.02)
+    for _ in range(200):
+        loss = dream_loss(
+            unet, tiny_scheduler(), z, said.expand(3, 1, 1), noise=noise, timesteps=t, target=target,
+            weighting="none", delta=delta,
+        )  # fmt: skip
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert said.item() == pytest.approx(share, abs=0.03)
+
+
 def test_dream_loss_gives_gradients_to_the_condition_alone_through_the_unet() -> None:
     unet, z, condition = frozen_unet(), normal(2, 4, 4, 4), normal(2, 5, 24).requires_grad_()
     target = normal(2, 4, 4, 4, seed=3).requires_grad_()

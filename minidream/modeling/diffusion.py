@@ -87,6 +87,7 @@ class ImageDecoder(nn.Module):
         teacher_condition: Tensor | None = None,
         untaught: Tensor | None = None,
         weighting: str = "min_snr",
+        delta: float = 0.0,
     ) -> Tensor:
         """`dream_loss` (Eq. 4) of a condition (M, Q, D) for real latents (M, C, h, w).
 
@@ -114,6 +115,7 @@ class ImageDecoder(nn.Module):
             timesteps=timesteps,
             target=target,
             weighting=weighting,
+            delta=delta,
         )
 
     @torch.no_grad()

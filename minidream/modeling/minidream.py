@@ -99,6 +99,7 @@ class MiniDream(PreTrainedModel):
         timesteps: Tensor | None = None,
         teacher_condition: Tensor | None = None,
         condition_dropout: float = 0.0,
+        dream_delta: float = 0.0,
     ) -> MiniDreamOutput:
         """Read documents and give both losses (Eq. 6).
 
@@ -110,6 +111,7 @@ class MiniDream(PreTrainedModel):
                 them there is no dream loss. noise, timesteps: as `dream_loss` takes them.
             teacher_condition: (M, S, D), see `ImageDecoder.loss`.
             condition_dropout: the chance of a picture's condition to be the null condition, in training only.
+            dream_delta: the `delta` of `dream_loss`.
 
         Raises `UserError` if masks and pictures do not fit together.
         """
@@ -135,6 +137,7 @@ class MiniDream(PreTrainedModel):
                 teacher_condition=teacher_condition,
                 untaught=dropped,  # the teacher's caption says more than nothing does
                 weighting=self.config.dream_weighting,
+                delta=dream_delta,
             )
         loss = self.config.language_weight * language_loss + self.config.dream_weight * dream_loss
         return MiniDreamOutput(loss, language_loss, dream_loss, logits, conditions)

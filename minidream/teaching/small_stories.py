@@ -36,7 +36,7 @@ def small_story(rng: random.Random) -> Example:
 
 
 class SmallStories(DreamTask):
-    """Stage II as it is, from the shipped stage I, but on small stories alone and with the paper's AdamW.
+    """Stage II from the shipped stage I, but on small stories alone, with the paper's AdamW, squared error and weights.
 
     `changes` replace fields of the recipe, such as `dream_weight`.
     """
@@ -46,7 +46,8 @@ class SmallStories(DreamTask):
         sizes, recipe = recipe_for("igpt")
         # Dropout of conditions serves guidance, which so short a training does not reach.
         recipe = replace(
-            recipe, steps=36, batch=8, lr=2e-3, warmup=0.1, muon=False, condition_dropout=0.0,
+            recipe, steps=36, batch=8, lr=2e-3, warmup=0.1, muon=False, condition_dropout=0.0, dream_weight=10.0,
+            dream_delta=0.0, timestep_bias=2.5,
             mixture={"interleaved": 1.0},
         )  # fmt: skip
         stage_one = find_weights("align")

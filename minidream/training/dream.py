@@ -171,6 +171,7 @@ class DreamTask:
             ),
             teacher_condition=taught,
             condition_dropout=self.recipe.condition_dropout,
+            dream_delta=self.recipe.dream_delta,
         )
         losses = {"language": out.language_loss, "dream": out.dream_loss}
         if self.recipe.alignment_weight and scenes:

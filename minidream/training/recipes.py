@@ -47,6 +47,7 @@ class Recipe:
     mixed_precision: bool = True  # bf16 where the device has it
     language_weight: float = 1.0  # w_lm and
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
+    dream_delta: float = 0.0  # above 0, large errors of the dream loss count by their root, so that w_dm is larger
     words_weight: float = 1.0  # times w_lm, where words alone are taught: dream gradients are several times as long
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
@@ -75,16 +76,16 @@ _MINI = {
         trainable=_PROJECTORS, mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=2.5, words_weight=6.0,
-        trainable=(*_PROJECTORS, "llm"),
+        "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
+        dream_weight=80.0, dream_delta=0.025, trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.08, "image_to_text": 0.05, "interleaved": 0.48, "qa": 0.08,
             "text": 0.02, "text_states": 0.1, "seen_states": 0.16, "text_qa": 0.03,
         },
     ),
     "instruct": Recipe(
-        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=2.5, words_weight=6.0,
-        trainable=(*_PROJECTORS, "llm"),
+        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
+        dream_weight=80.0, dream_delta=0.025, trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.05, "image_to_text": 0.05, "interleaved": 0.4, "qa": 0.08, "dialogue": 0.08,
             "in_context": 0.09, "text": 0.02, "text_states": 0.08, "seen_states": 0.12, "text_qa": 0.03,
