@@ -117,11 +117,12 @@ def test_a_later_picture_is_told_after_those_before_it_were_seen():
     rng = random.Random(4)
     for _ in range(200):
         example = corpora.sample("seen_states", rng)
-        *before, told = example.plan
-        assert example.prompt_parts == len(before) and example.scenes and tell.understand(told)
-        assert not any("(" in part for part in before if isinstance(part, str))
+        *before, bracket, told = example.plan
+        # The bracket is given: who learned to open it by itself would write it where a picture is wanted.
+        assert example.prompt_parts == len(before) + 1 and bracket == " (" and example.scenes
+        assert tell.understand(f"({told}") and not any("(" in part for part in before if isinstance(part, str))
         if example.variant == "again":
-            assert tell.understand(told) == example.scenes[-1].facts()
+            assert tell.understand(f"({told}") == example.scenes[-1].facts()
 
 
 def test_texts_of_training_hold_every_word_and_nothing_held_out_is_shown():

@@ -132,15 +132,17 @@ def _text_states(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _seen_states(rng: random.Random, held_out: bool | None) -> Example:
-    """A story as far as one of its later pictures, in whose place stands its caption, which alone is taught."""
+    """A story as far as one of its later pictures, in whose place stands its caption, which alone is taught: not the
+    bracket before it, or who has to draw there would tell."""
     while True:
         story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
         scenes = {index: part for index, part in enumerate(story.document_plan) if isinstance(part, Scene)}
         last = rng.choice([index for index in scenes if index >= max(story.given, 2)])
         if not held_out or is_held_out(scenes[last]):
             break
-    told = f" ({_caption(scenes[last], rng)})"
-    return Example((*story.document_plan[:last], told), "seen_states", story.kind, last)
+    return Example(
+        (*story.document_plan[:last], " (", f"{_caption(scenes[last], rng)})"), "seen_states", story.kind, last + 1
+    )
 
 
 def _text_qa(rng: random.Random, held_out: bool | None) -> Example:
