@@ -106,11 +106,11 @@ def test_pictures_left_out_of_texts_are_told_and_in_states_that_alone_is_taught(
     rng = random.Random(2)
     for _ in range(200):
         plan, given = (example := corpora.sample("text_states", rng)).plan, example.prompt_parts
-        taught = [part for index, part in enumerate(plan) if index not in given]
-        assert taught and all(part.strip()[0] == "(" and tell.understand(part) for part in taught)
+        taught = [index for index in range(len(plan)) if index not in given]
+        # The bracket is given: who learned to open it by itself would write it where a picture is wanted.
+        assert taught and all(plan[index - 1] == " (" and tell.understand(f"({plan[index]}") for index in taught)
         # What is shown before a story begins, nothing determines; all that comes after, the words before it do.
-        first = next(index for index in range(len(plan)) if index not in given)
-        assert first > 0 and not any("(" in plan[index] for index in given if index > first)
+        assert all(index + 1 in taught for index in given if index > taught[0] and plan[index].endswith("("))
 
 
 def test_a_later_picture_is_told_after_those_before_it_were_seen():
@@ -118,7 +118,6 @@ def test_a_later_picture_is_told_after_those_before_it_were_seen():
     for _ in range(200):
         example = corpora.sample("seen_states", rng)
         *before, bracket, told = example.plan
-        # The bracket is given: who learned to open it by itself would write it where a picture is wanted.
         assert example.prompt_parts == len(before) + 1 and bracket == " (" and example.scenes
         assert tell.understand(f"({told}") and not any("(" in part for part in before if isinstance(part, str))
         if example.variant == "again":

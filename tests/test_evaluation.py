@@ -35,7 +35,7 @@ from minidream.world.tell import KINDS, QUESTION_TYPES, caption, understand
 N, SEED = 3, 5
 SETTINGS = {"what": "all", "n": N, "seed": SEED, "guidance": 3.0, "steps": 20, "weights": "none"}
 NAMES = ("made_up_names", "composition", "subjects")
-STORIES = ("placement", "pictures", "picture_only_facts", "edits", *NAMES, "continued", "few_shot")
+STORIES = ("placement", "orders", "pictures", "picture_only_facts", "edits", *NAMES, "continued", "few_shot")
 
 
 def key(part):
@@ -468,6 +468,21 @@ class Perfect(torch.nn.Module):
         ids = input_ids.roll(-1, 1)
         self.alter(ids, labels.roll(-1, 1))
         return SimpleNamespace(logits=torch.nn.functional.one_hot(ids, self.vocabulary).float())
+
+
+def test_orders_are_the_readers_up_to_the_picture_that_is_due():
+    asked = []
+
+    class Recorder:
+        def places_dreams(self, documents, given):
+            asked.extend(zip(documents, given, strict=True))
+            return [True] * len(documents)
+
+    assert interleaved.orders(Recorder(), 5, SEED)["orders"] == proportion([True] * 5)
+    assert len(asked) == 10  # what training shows, and what is held out
+    for document, given in asked:
+        before, words, due = document
+        assert given == 2 and not isinstance(before, str) and isinstance(words, str) and not isinstance(due, str)
 
 
 def test_placement_asks_every_place_of_the_models_own_text(tiny):

@@ -46,6 +46,7 @@ ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the res
     "questions (VQA), overall": ("comprehension", "vqa", "seen", "overall"),
     "POPE, F1 (random / popular / adversarial)": ("comprehension", "pope"),
     "stories: `<dream>` exactly where it belongs": ("interleaved", "placement"),
+    "after a reader's picture and an order: `<dream>` at once": ("interleaved", "orders"),
     "stories: every picture right": ("interleaved", "pictures"),
     "facts that only a picture holds, kept": ("interleaved", "picture_only_facts"),
     "edits": ("interleaved", "edits"),

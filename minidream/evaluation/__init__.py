@@ -140,6 +140,7 @@ def _sections(
         ("comprehension/vqa", lambda: comprehension.vqa(candidate, n, seed)),
         ("comprehension/pope", lambda: comprehension.pope(candidate, n, seed)),
         ("interleaved/placement", lambda: interleaved.placement(candidate, n, seed)),
+        ("interleaved/orders", lambda: interleaved.orders(candidate, n, seed)),
         ("interleaved/pictures", lambda: interleaved.pictures(candidate, n, seed)),
         ("interleaved/picture_only_facts", lambda: interleaved.picture_only_facts(candidate, n, seed)),
         ("interleaved/edits", lambda: interleaved.edits(candidate, n, seed)),

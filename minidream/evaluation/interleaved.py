@@ -83,6 +83,18 @@ def _placed(candidate: Candidate, told: list[Story]) -> list[bool]:
     return candidate.places_dreams([render(story.document_plan) for story in told], [story.given for story in told])
 
 
+def orders(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """The share of the reader's pictures with an order ("Make the star green.") or a sentence that changes them ("The
+    star turns green.") after which the candidate would begin a picture at once."""
+    return _by_part("orders", lambda part: proportion(_begun(candidate, n, seed, part)))
+
+
+def _begun(candidate: Candidate, n: int, seed: int, part: str) -> list[bool]:
+    told = [*stories("edit", n - n // 2, seed, part), *stories("continued", n // 2, seed, part)]
+    # A picture, words, and the picture that is due: all stories of both kinds begin so.
+    return candidate.places_dreams([render(story.document_plan[:3]) for story in told], [2] * len(told))
+
+
 def _followed(
     name: str, kind: str, right: Callable[[Scene, Scene | None], bool]
 ) -> Callable[[Candidate, int, int], dict[str, Any]]:

@@ -124,16 +124,21 @@ def _text(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _text_states(rng: random.Random, held_out: bool | None) -> Example:
-    """Words alone: a story of which only the captions are taught, so that the state is what is learned."""
+    """Words alone: a story of which only the captions are taught, so that the state is what is learned: not the
+    brackets before them, or who has to draw there would tell."""
     story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
-    words, told = _told(story, rng)
-    given = frozenset(i for i, taught in enumerate(told) if not taught or i < story.given)
-    return Example(tuple(words), "text_states", story.kind, given)
+    parts: list[str] = []
+    taught: set[int] = set()
+    for index, (text, is_caption) in enumerate(zip(*_told(story, rng), strict=True)):
+        bracket = text.index("(") + 1 if is_caption else 0
+        parts += [text[:bracket], text[bracket:]] if is_caption else [text]
+        if is_caption and index >= story.given:
+            taught.add(len(parts) - 1)
+    return Example(tuple(parts), "text_states", story.kind, frozenset(range(len(parts))) - taught)
 
 
 def _seen_states(rng: random.Random, held_out: bool | None) -> Example:
-    """A story as far as one of its later pictures, in whose place stands its caption, which alone is taught: not the
-    bracket before it, or who has to draw there would tell."""
+    """A story as far as one of its later pictures, in whose place stands its caption, which alone is taught."""
     while True:
         story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
         scenes = {index: part for index, part in enumerate(story.document_plan) if isinstance(part, Scene)}
