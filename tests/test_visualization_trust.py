@@ -244,11 +244,11 @@ def test_damage_begins_with_none_but_files_do_not():
     leaf = {"caption": LEAF, "vqa": {**LEAF, "mean": 0.6}}
     panels = lesson.damage_curves({"none": {"0": leaf}, "blur": {"0.5": leaf}, "file": {"palette_png": leaf}})
     assert (
-        list(panels) == ["blur", "file"]
-        and panels["blur"][0] == ["none", "0.5"]
+        list(panels) == ["blur (pixels)", "file"]
+        and panels["blur (pixels)"][0] == ["none", "0.5"]
         and panels["file"][0] == ["palette png"]
     )
-    assert [leaf["mean"] for leaf in panels["blur"][1]["questions"]] == [0.6, 0.6]
+    assert [leaf["mean"] for leaf in panels["blur (pixels)"][1]["questions"]] == [0.6, 0.6]
 
 
 def test_a_share_of_questions_has_the_answer_yes():

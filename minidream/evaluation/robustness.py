@@ -88,6 +88,15 @@ LEVELS: dict[Callable[..., Image.Image], tuple[float, ...]] = {
     palette: (4, 8, 12, 15),  # at 20 degrees orange would be as near to yellow
     rotation: (3, 6, 12, 24),
 }
+UNITS = {
+    "noise": "sigma, of 255",
+    "blur": "pixels",
+    "jpeg": "quality",
+    "shift": "pixels",
+    "scale": "of the size",
+    "palette": "degrees",
+    "rotation": "degrees",
+}
 
 
 def _saved(picture: Image.Image, kind: str, **options: Any) -> Image.Image:

@@ -16,7 +16,7 @@ from minidream.evaluation import creation
 from minidream.evaluation.candidate import dice
 from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.creation import ClipFeatures, Trial
-from minidream.evaluation.robustness import noise
+from minidream.evaluation.robustness import UNITS, noise
 from minidream.evaluation.statistics import Leaf
 from minidream.pipeline import MiniDreamPipeline
 from minidream.teaching import Exercise, Mistake
@@ -159,15 +159,16 @@ Panel = tuple[list[str], dict[str, list[Leaf]]]
 
 
 def damage_curves(measured: Mapping[str, Mapping[str, Mapping[str, Leaf]]]) -> dict[str, Panel]:
-    """What `minidream evaluate robustness` found, as a panel for each kind: its levels, beginning with none, and for
-    each task its leaves. Kinds of files have no order, so nothing comes before them."""
+    """What `minidream evaluate robustness` found, as a panel for each kind and its unit: its levels, beginning with
+    none, and for each task its leaves. Kinds of files have no order, so nothing comes before them."""
     panels: dict[str, Panel] = {}
     for kind, levels in measured.items():
         if kind != "none":
             start = {} if kind == "file" else {"none": measured["none"]["0"]}
             some = {**start, **levels}
             tasks = {words: [leaf[task] for leaf in some.values()] for task, words in TASKS.items()}
-            panels[kind] = [level.replace("_", " ") for level in some], tasks
+            name = f"{kind} ({UNITS[kind]})" if kind in UNITS else kind
+            panels[name] = [level.replace("_", " ") for level in some], tasks
     return panels
 
 
