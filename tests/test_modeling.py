@@ -227,6 +227,30 @@ def test_a_teacher_is_the_unet_itself_at_the_same_noise(model: MiniDream) -> Non
     )
 
 
+def test_a_picture_may_be_asked_about_several_times(model: MiniDream) -> None:
+    """Of (K*M,) timesteps, the loss is the mean of K losses with M each."""
+    latents, noise, timesteps = (
+        torch.randn(2, 4, 4, 4),
+        torch.randn(6, 4, 4, 4),
+        torch.tensor([50, 900, 3, 400, 700, 9]),
+    )
+    condition, teacher, untaught = torch.randn(2, 3, 24), torch.randn(2, 7, 24), torch.tensor([False, True])
+
+    def loss(noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return model.decoder.loss(
+            latents,
+            condition,
+            noise=noise,
+            timesteps=timesteps,
+            teacher_condition=teacher,
+            untaught=untaught,
+            delta=0.1,
+        )
+
+    apart = [loss(*some) for some in zip(noise.split(2), timesteps.split(2), strict=True)]
+    torch.testing.assert_close(loss(noise, timesteps), torch.stack(apart).mean(), atol=1e-6, rtol=1e-5)
+
+
 def test_masks_and_pictures_that_do_not_fit_are_named(model: MiniDream) -> None:
     inputs, features = tiny_inputs([["a", PICTURE, DREAM]]), model.encode_pictures(tiny_pictures(2))
     with pytest.raises(UserError, match="4 patch places but 8 patch features"):

@@ -9,6 +9,7 @@ import signal
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from minidream.errors import UserError
+from minidream.modeling.diffusion import ImageDecoder
 from minidream.pipeline import MiniDreamPipeline
 from minidream.tokenizer import train_tokenizer
 from minidream.training.checkpoint import atomic_folder
@@ -230,6 +232,22 @@ def test_documents_that_teach_words_alone_may_weigh_more(nano: Path) -> None:
         tasks[1].modules = tasks[0].modules  # a new task has new projectors
         light, heavy = (task.losses(task.batch(random.Random(0)), task.modules)["loss"] for task in tasks)
         torch.testing.assert_close(heavy, times * light)
+
+
+def test_each_picture_is_asked_about_at_several_noises(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, recipe = recipe_for("igpt", "nano", {"dream_draws": "3"})
+    task = DreamTask(sizes, replace(recipe, mixture={"text_to_image": 1.0}), nano, None)
+    asked: list[torch.Tensor] = []
+    loss = ImageDecoder.loss
+
+    def watched(*given: Any, timesteps: torch.Tensor, **more: Any) -> torch.Tensor:
+        asked.append(timesteps)
+        return loss(*given, timesteps=timesteps, **more)
+
+    monkeypatch.setattr(ImageDecoder, "loss", watched)
+    batch = task.batch(random.Random(0))
+    task.losses(batch, task.modules)
+    assert [len(timesteps) for timesteps in asked] == [3 * len(batch["text_to_image"])]
 
 
 def test_a_stage_before_of_other_sizes_or_damaged_is_refused(nano: Path, tmp_path: Path) -> None:

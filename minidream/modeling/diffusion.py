@@ -28,6 +28,11 @@ def _check(vae: Any, unet: Any) -> None:
         raise UserError(f"this UNet reads {taken} channels and the VAE writes {given}, as for inpainting: {mend}")
 
 
+def _repeat(batch: Tensor, count: int) -> Tensor:
+    """The whole batch `count` times, (count*M, ...)."""
+    return batch.repeat(count, *[1] * (batch.dim() - 1))
+
+
 class ImageDecoder(nn.Module):
     """A frozen VAE and UNet and their noise schedule: real pictures in for the loss, made ones out of a condition.
 
@@ -93,8 +98,14 @@ class ImageDecoder(nn.Module):
 
         With a `teacher_condition` (M, S, D), for instance the caption's by CLIP's text encoder, the target is what the
         UNet itself says under it at the same z_t: the noise's chance is gone. Where `untaught` (M,)
-        is true the target is the real noise all the same.
+        is true the target is the real noise all the same. With (K*M,) timesteps each picture is asked about K times,
+        each with noise of its own.
         """
+        if timesteps is not None and len(timesteps) != len(latents):
+            count = len(timesteps) // len(latents)
+            latents, condition = _repeat(latents, count), _repeat(condition, count)
+            teacher_condition = None if teacher_condition is None else _repeat(teacher_condition, count)
+            untaught = None if untaught is None else _repeat(untaught, count)
         drawn = draw_noise(self.scheduler, latents)
         noise = drawn[0] if noise is None else noise
         timesteps = drawn[1] if timesteps is None else timesteps

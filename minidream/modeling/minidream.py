@@ -108,7 +108,7 @@ class MiniDream(PreTrainedModel):
             labels: (B, L), -100 where nothing is to be learned; shifted in here.
             query_mask, patch_mask: (B, L) bool, where the M*Q dream queries and the N*P patches stand.
             image_features: (N, P, D_v) by `encode_pictures`. target_latents: (M, C, h, w) by `decoder.encode`; without
-                them there is no dream loss. noise, timesteps: as `dream_loss` takes them.
+                them there is no dream loss. noise, timesteps: see `ImageDecoder.loss`.
             teacher_condition: (M, S, D), see `ImageDecoder.loss`.
             condition_dropout: the chance of a picture's condition to be the null condition, in training only.
             dream_delta: the `delta` of `dream_loss`.

@@ -47,7 +47,7 @@ class SmallStories(DreamTask):
         # Dropout of conditions serves guidance, which so short a training does not reach.
         recipe = replace(
             recipe, steps=36, batch=8, lr=2e-3, warmup=0.1, muon=False, condition_dropout=0.0, dream_weight=10.0,
-            dream_delta=0.0, timestep_bias=2.5,
+            dream_delta=0.0, dream_draws=1, timestep_bias=2.5,
             mixture={"interleaved": 1.0},
         )  # fmt: skip
         stage_one = find_weights("align")

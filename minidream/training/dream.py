@@ -167,7 +167,10 @@ class DreamTask:
             image_features=features,
             target_latents=latents if self.recipe.dream_weight else None,
             timesteps=draw_timesteps(
-                modules.decoder.scheduler, len(inputs.dreamed), self.recipe.timestep_bias, device=device
+                modules.decoder.scheduler,
+                len(inputs.dreamed) * self.recipe.dream_draws,
+                self.recipe.timestep_bias,
+                device=device,
             ),
             teacher_condition=taught,
             condition_dropout=self.recipe.condition_dropout,

@@ -47,6 +47,7 @@ class Recipe:
     mixed_precision: bool = True  # bf16 where the device has it
     language_weight: float = 1.0  # w_lm and
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
+    dream_draws: int = 1  # how many noisy versions of each picture the dream loss is asked at, each step
     dream_delta: float = 0.0  # above 0, large errors of the dream loss count by their root, so that w_dm is larger
     words_weight: float = 1.0  # times w_lm, where words alone are taught: dream gradients are several times as long
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
@@ -77,7 +78,7 @@ _MINI = {
     ),
     "igpt": Recipe(
         "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
-        dream_weight=80.0, dream_delta=0.025, trainable=(*_PROJECTORS, "llm"),
+        dream_weight=80.0, dream_delta=0.025, dream_draws=3, trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.08, "image_to_text": 0.05, "interleaved": 0.48, "qa": 0.08,
             "text": 0.02, "text_states": 0.1, "seen_states": 0.16, "text_qa": 0.03,
@@ -85,7 +86,7 @@ _MINI = {
     ),
     "instruct": Recipe(
         "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
-        dream_weight=80.0, dream_delta=0.025, trainable=(*_PROJECTORS, "llm"),
+        dream_weight=80.0, dream_delta=0.025, dream_draws=3, trainable=(*_PROJECTORS, "llm"),
         mixture={
             "text_to_image": 0.06, "image_to_text": 0.09, "interleaved": 0.42, "qa": 0.08, "dialogue": 0.06,
             "in_context": 0.07, "text": 0.02, "text_states": 0.05, "seen_states": 0.12, "text_qa": 0.03,
@@ -125,7 +126,9 @@ PRESETS: dict[str, tuple[Sizes, dict[str, Recipe]]] = {
 
 
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_ABOVE_0 = ("steps", "batch", "lr", "clip_norm", "query_rate", "timestep_bias", "log_every", "save_every")
+_ABOVE_0 = (
+    "steps", "batch", "lr", "clip_norm", "query_rate", "timestep_bias", "dream_draws", "log_every", "save_every",
+)  # fmt: skip
 
 
 def recipe_for(stage: str, preset: str = "mini", overrides: dict[str, str] | None = None) -> tuple[Sizes, Recipe]:
