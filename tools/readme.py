@@ -23,7 +23,7 @@ RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / 
 STAGE_ONE, LEAST_OF_STAGE_ONE = ROOT / "data" / "results" / "stage_one.json", 0.50
 TRUST = ROOT / "data" / "results" / "trust.json"
 BENCH = ROOT / "data" / "results" / "bench.json"
-PROMPT = "A large orange triangle in the top left on a white background."
+PROMPT = "A large green square in the top left and a small yellow star in the bottom right on a grey background."
 STAGES = {  # stage: its record in the shipped weights
     "vae": "stable-diffusion/training.vae.json",
     "clip": "clip/training.json",
@@ -215,7 +215,7 @@ def draw_story() -> None:
     from minidream.visualization import film_strip
     from minidream.visualization.figures import to_png
 
-    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), seed=4)
+    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), seed=7)
     said = [before for before, part in pairwise(story) if not isinstance(part, str)]
     write_atomically(STORY, to_png(film_strip(story.pictures, [str(words).strip() for words in said])))
     print(story.text)
