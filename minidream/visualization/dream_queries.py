@@ -199,11 +199,12 @@ def comparisons(panels: Mapping[str, Comparison], alt: str) -> Figure:
         settings = list(next(iter(panel.lines.values())))
         for index, (name, measured) in enumerate(panel.lines.items()):
             color, mark = _STYLES[index % len(_STYLES)]
-            x = np.arange(len(measured)) + 0.08 * (index - (len(panel.lines) - 1) / 2)
+            x = np.arange(len(measured)) + 0.6 * ((index + 0.5) / len(panel.lines) - 0.5)
             means = [float(np.mean(each.values)) for each in measured.values()]
             axes.plot(x, means, mark, color=PALETTE[color], markersize=7, label=name)
             for place, each in zip(x, measured.values()):
-                axes.plot([place] * len(each.values), each.values, mark, color=PALETTE[color], markersize=3, alpha=0.6)
+                seeds = [place + 0.1] * len(each.values)  # beside the mean, which would hide some
+                axes.plot(seeds, each.values, mark, color=PALETTE[color], markersize=3, alpha=0.6)
                 if each.interval:
                     axes.plot([place, place], each.interval, color=PALETTE[color], linewidth=1.5)
         axes.set_title(title, fontsize=_FONT + 1)
