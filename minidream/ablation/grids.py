@@ -60,7 +60,7 @@ BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
     "mini": Budget("mini", steps=200, batch=24, every=20, held_back=128, n=50, stories=100),
 }
-SYNERGY_STEPS = {"nano": 2, "mini": 300}
+SYNERGY_STEPS = {"nano": 2, "mini": 240}
 
 
 def budget_of(name: str, preset: str) -> Budget:

@@ -40,7 +40,6 @@ def recipe_of(budget: Budget, variables: Variables, seed: int) -> tuple[Sizes, R
         batch=budget.batch,
         language_weight=language,
         dream_weight=dream,
-        dream_draws=1,
         dream_delta=0.0,  # the paper's squared error
         mixture=DOCUMENTS[variables["documents"]],
         seed=seed,
