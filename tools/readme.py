@@ -1,11 +1,11 @@
 """Write the README's measured figures, costs and story: `python tools/readme.py`.
 
 Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), those of stage I alone
-from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), those of its second look
-from `trust.json` (`minidream evaluate trust --json ...`), what shortcuts save from
-`data/results/bench.json` (`minidream bench --json ...`), costs from each `training.json` in `data/weights`, and the
-story from the weights themselves. Each table stands between two comments that name it; a test holds them equal to what
-this script would write.
+from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), its learning curve from
+`stage_one.jsonl` (the log of its training), those of its second look from `trust.json` (`minidream evaluate trust
+--json ...`), what shortcuts save from `bench.json` (`minidream bench --json ...`), costs from each `training.json` in
+`data/weights`, and the story from the weights themselves. Each table stands between two comments that name it; a test
+holds them equal to what this script would write.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,7 @@ RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / 
 STAGE_ONE, LEAST_OF_STAGE_ONE = ROOT / "data" / "results" / "stage_one.json", 0.50
 TRUST = ROOT / "data" / "results" / "trust.json"
 BENCH = ROOT / "data" / "results" / "bench.json"
+LEARNING, WINDOW = ROOT / "data" / "results" / "stage_one.jsonl", 250  # steps to a column
 PROMPT = "A large green square in the top left and a small yellow star in the bottom right on a grey background."
 STAGES = {  # stage: its record in the shipped weights
     "vae": "stable-diffusion/training.vae.json",
@@ -135,6 +137,17 @@ TRUSTED: dict[str, tuple[str, ...]] = {
 }
 
 
+def learning() -> str:
+    """Stage I's learning curve: the mean losses of each `WINDOW` steps."""
+    lines = [json.loads(line) for line in LEARNING.read_text().splitlines()]
+    ends = range(WINDOW, lines[-1]["step"] + 1, WINDOW)
+    rows = [["stage I, steps up to", *map(str, ends)], ["---"] * (len(ends) + 1)]
+    for name, key in (("dream loss", "text_to_image/dream"), ("language loss", "image_to_text/language")):
+        windows = [[line[key] for line in lines if end - WINDOW < line["step"] <= end] for end in ends]
+        rows.append([name, *(f"{mean(window):.3f}" for window in windows)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def trusted() -> str:
     """The table of what its second look and its explanations are worth."""
     from minidream.evaluation import asked
@@ -198,6 +211,7 @@ def filled(text: str) -> str:
     """The README with its tables as they are now."""
     tables = {
         "figures": figures(json.loads(RESULTS.read_text())),
+        "learning": learning(),
         "trusted": trusted(),
         "costs": costs(),
         "speeds": speeds(),
