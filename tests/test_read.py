@@ -222,4 +222,4 @@ def test_reading_is_fast() -> None:
         read_batch(PICTURES[:256])
         return min(time.process_time() - start[0], time.perf_counter() - start[1])
 
-    assert 256 / min(seconds() for _ in range(5)) >= 400  # some 1200 on a free core; a shared one can be slower
+    assert 256 / min(seconds() for _ in range(5)) >= 1000

@@ -124,6 +124,17 @@ def _stage_one(creation: dict[str, Any]) -> str:
     return _row(name, LEAST_OF_STAGE_ONE, found, _cell(found), _cell(unseen))
 
 
+def learning() -> str:
+    """Stage I's learning curve: the mean losses of each `WINDOW` steps."""
+    lines = [json.loads(line) for line in LEARNING.read_text().splitlines()]
+    ends = range(WINDOW, lines[-1]["step"] + 1, WINDOW)
+    rows = [["stage I, steps up to", *map(str, ends)], ["---"] * (len(ends) + 1)]
+    for name, key in (("dream loss", "text_to_image/dream"), ("language loss", "image_to_text/language")):
+        windows = [[line[key] for line in lines if end - WINDOW < line["step"] <= end] for end in ends]
+        rows.append([name, *(f"{mean(window):.3f}" for window in windows)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 TRUSTED: dict[str, tuple[str, ...]] = {
     "its verdict on its own pictures of captions, AUROC": ("captions", "auroc"),
     "&nbsp; of those that the exact reader can read": ("captions", "auroc_readable"),
@@ -135,17 +146,6 @@ TRUSTED: dict[str, tuple[str, ...]] = {
     "explanations that name a true reason first": ("explanations", "agreement", "overall"),
     "&nbsp; by chance": ("explanations", "chance", "overall"),
 }
-
-
-def learning() -> str:
-    """Stage I's learning curve: the mean losses of each `WINDOW` steps."""
-    lines = [json.loads(line) for line in LEARNING.read_text().splitlines()]
-    ends = range(WINDOW, lines[-1]["step"] + 1, WINDOW)
-    rows = [["stage I, steps up to", *map(str, ends)], ["---"] * (len(ends) + 1)]
-    for name, key in (("dream loss", "text_to_image/dream"), ("language loss", "image_to_text/language")):
-        windows = [[line[key] for line in lines if end - WINDOW < line["step"] <= end] for end in ends]
-        rows.append([name, *(f"{mean(window):.3f}" for window in windows)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def trusted() -> str:

@@ -88,7 +88,7 @@ LEVELS: dict[Callable[..., Image.Image], tuple[float, ...]] = {
     palette: (4, 8, 12, 15),  # at 20 degrees orange would be as near to yellow
     rotation: (3, 6, 12, 24),
 }
-UNITS = {
+UNITS = {  # of the levels
     "noise": "sigma, of 255",
     "blur": "pixels",
     "jpeg": "quality",

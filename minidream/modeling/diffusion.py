@@ -99,7 +99,7 @@ class ImageDecoder(nn.Module):
         With a `teacher_condition` (M, S, D), for instance the caption's by CLIP's text encoder, the target is what the
         UNet itself says under it at the same z_t: the noise's chance is gone. Where `untaught` (M,)
         is true the target is the real noise all the same. With (K*M,) timesteps each picture is asked about K times,
-        each with noise of its own.
+        each with noise of its own: (K*M, C, h, w), if it is given.
         """
         if timesteps is not None and len(timesteps) != len(latents):
             count = len(timesteps) // len(latents)

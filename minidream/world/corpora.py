@@ -124,15 +124,18 @@ def _text(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _text_states(rng: random.Random, held_out: bool | None) -> Example:
-    """Words alone: a story of which only the captions are taught, so that the state is what is learned: not the
-    brackets before them, or who has to draw there would tell."""
+    """Words alone: a story of which only the captions are taught, so that the state is what is learned. The
+    brackets before them are given, or who has to draw there would tell."""
     story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
     parts: list[str] = []
     taught: set[int] = set()
     for index, (text, is_caption) in enumerate(zip(*_told(story, rng), strict=True)):
-        bracket = text.index("(") + 1 if is_caption else 0
-        parts += [text[:bracket], text[bracket:]] if is_caption else [text]
-        if is_caption and index >= story.given:
+        if not is_caption:
+            parts.append(text)
+            continue
+        space, told = text.split("(", 1)
+        parts += [f"{space}(", told]
+        if index >= story.given:
             taught.add(len(parts) - 1)
     return Example(tuple(parts), "text_states", story.kind, frozenset(range(len(parts))) - taught)
 
