@@ -1,6 +1,7 @@
 """The interleaved loop: in one stream the model writes, decides where a picture belongs, draws it and looks at it.
 
     write    decode text with a KV cache until the model itself emits <dream>, or ends with </s>
+    think    if asked to, tell in brackets what is to be drawn, to be read by the dream block and then forgotten
     dream    append the dream block (never sampled); its hidden states are the condition (Eq. 3)
     draw     the frozen decoder makes a picture of it, guided away from the null condition
     look     the vision encoder reads that very picture, the image block is appended; then write on
@@ -26,6 +27,9 @@ from minidream.modeling.minidream import MiniDream
 from minidream.processing import Batch, MiniDreamProcessor
 from minidream.sampling import SamplingOptions, nucleus, sample_latents, watch
 
+OPENING, CLOSING = " (", ")"  # around a picture told in words
+MOST_TOLD = 64  # tokens between them; four things take about 45
+
 
 @dataclass(frozen=True)
 class TextPiece:
@@ -40,6 +44,14 @@ class PictureComing:
     """The model has emitted <dream>: a picture is being drawn."""
 
     document: int
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What the model said to itself before it drew (`think`); it is no part of the document."""
+
+    document: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class End:
     reason: str
 
 
-Event = TextPiece | PictureComing | Preview | Picture | End
+Event = TextPiece | PictureComing | Thought | Preview | Picture | End
 
 
 @dataclass(eq=False)
@@ -185,13 +197,44 @@ class InterleavedGenerator:
                 return
             yield from (PictureComing(writer.index) for writer in dreaming)
             block = self._blocks("dream", dreaming).to(self.model.device)
-            condition = self.model.conditions(self._read(block), block.query_mask)  # (M, Q, D), Eq. 3
+            if self.options.think:
+                condition = yield from self._think(block, dreaming)
+                self._read(block)
+            else:
+                condition = self.model.conditions(self._read(block), block.query_mask)  # (M, Q, D), Eq. 3
             latents = yield from self._draw(condition, dreaming)
             pictures = self.model.decoder.decode(latents)  # (M, 3, H, W) uint8
             for writer, picture in zip(dreaming, pictures):
                 yield Picture(writer.index, to_image(picture))
                 writer.state, writer.text, writer.shown = "writing", [], 0
             hidden = self._read(self._blocks("image", dreaming), self.model.encode_pictures(pictures))
+
+    def _think(self, block: Batch, dreaming: list[_Writer]) -> Generator[Event, None, Tensor]:
+        """Conditions (M, Q, D) of dream blocks that follow on a caption of the model's own, in brackets; then the
+        stream is as it was before. Stage III taught it to tell so what comes next."""
+        columns, opening = self.mask.shape[1], self.processor.encode(OPENING)
+        # The block's place is taken already; what is left of the context is for the thought.
+        left = {w.index: self.processor.max_length - w.used - len(opening) for w in dreaming}
+        room = {index: min(MOST_TOLD, tokens) for index, tokens in left.items() if tokens > 0}
+        told: dict[int, list[int]] = {index: [] for index in room}
+        for token in opening if room else ():
+            hidden = self._read(self.processor.continuation([token if w.index in room else None for w in self.writers]))
+        while room:
+            logits = self._logits(hidden[:, -1])
+            logits[:, [self.processor.eos, self.processor.dream]] = -torch.inf
+            chosen = logits.argmax(-1).tolist()
+            said = [chosen[writer.index] if writer.index in room else None for writer in self.writers]
+            for index in list(room):
+                told[index].append(chosen[index])
+                room[index] -= 1
+                if not room[index] or CLOSING in self.processor.decode(told[index]):
+                    del room[index]
+            hidden = self._read(self.processor.continuation(said))
+        condition = self.model.conditions(self._read(block), block.query_mask)
+        self.cache.crop(columns - self.mask.shape[1])  # as many off its end
+        self.mask = self.mask[:, :columns]
+        yield from (Thought(index, self.processor.decode(ids).split(CLOSING)[0].strip()) for index, ids in told.items())
+        return condition
 
     def _blocks(self, kind: str, writers: list[_Writer]) -> Batch:
         """A block for each of these writers, padding for the others."""
@@ -216,11 +259,16 @@ class InterleavedGenerator:
         allowed = {processor.eos} | ({processor.dream} if self.options.max_pictures else set())
         return sorted((special | {processor.dream, processor.dream_end, processor.pad, processor.bos}) - allowed)
 
-    def _next_tokens(self, hidden: Tensor) -> list[int]:
-        """Choose each document's next token by its last hidden state (B, H)."""
-        logits = self.model.llm.get_output_embeddings()(hidden).float()  # (B, V)
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """The logits (B, V) of what may be written after hidden states (B, H)."""
+        logits = self.model.llm.get_output_embeddings()(hidden).float()
         logits[:, self._forbidden] = -torch.inf
         logits[:, len(self.processor.tokenizer) :] = -torch.inf  # embeddings are often padded to a round number
+        return logits
+
+    def _next_tokens(self, hidden: Tensor) -> list[int]:
+        """Choose each document's next token by its last hidden state (B, H)."""
+        logits = self._logits(hidden)
         if self.options.temperature == 0:
             return logits.argmax(-1).tolist()
         logits = (logits / self.options.temperature).cpu()

@@ -22,8 +22,9 @@ class SamplingOptions:
 
     `temperature` 0 takes the likeliest token. `seed`: one for all documents, or one each; a document's words and
     pictures depend on its own seed alone. `guidance` 1 is conditional only, 0 unconditional only. `max_pictures` and
-    `max_tokens` limit each document; with `max_pictures` 0 only text is written. `preview_every`: steps between
-    previews of a picture in the making, 0 for none.
+    `max_tokens` limit each document; with `max_pictures` 0 only text is written. `think`: before each picture, the
+    model tells itself what to draw, which costs some 40 tokens and makes pictures in documents right more often.
+    `preview_every`: steps between previews of a picture in the making, 0 for none.
     """
 
     temperature: float = 0.0
@@ -34,6 +35,7 @@ class SamplingOptions:
     solver: str = "dpm"
     max_pictures: int = 6
     max_tokens: int = 120
+    think: bool = False
     preview_every: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class SamplingOptions:
                 raise UserError(f"{name} must be {number} of at least {least}, not {value!r}")
         if not isinstance(self.top_p, int | float) or not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
+        if not isinstance(self.think, bool):
+            raise UserError(f"think must be True or False, not {self.think!r}")
         if self.solver not in SOLVERS:
             raise UserError(f"unknown solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
         seeds = [self.seed] if isinstance(self.seed, int) else self.seed

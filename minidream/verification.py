@@ -24,13 +24,12 @@ from PIL import Image
 
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
-from minidream.generation import End, TextPiece
+from minidream.generation import CLOSING, MOST_TOLD, End, TextPiece
 
 if TYPE_CHECKING:
     from minidream.pipeline import MiniDreamPipeline
 
 BATCH = 64  # documents read at once
-MOST_TOKENS = 64  # of what is told; four things take about 45
 
 
 @dataclass(frozen=True)
@@ -133,26 +132,31 @@ def _in_words(document: Document, index: int, words: dict[tuple[int, int], str])
     return Document(" ".join([*filter(None, told), "("]))  # one part: all of it is read, or it is refused
 
 
-def until_bracket(pipe: MiniDreamPipeline, prompts: Sequence[Document]) -> list[str]:
-    """What the model writes after each prompt before it closes the bracket. Equal prompts in words alone are gone on
-    from once. Ctrl-C raises KeyboardInterrupt: half of a caption is none."""
+def until_bracket(
+    pipe: MiniDreamPipeline, prompts: Sequence[Document], given: Sequence[int] | None = None
+) -> list[str]:
+    """What the model writes after each prompt before it closes the bracket. `given`: how many leading parts of each are
+    the reader's (all, if None). Equal prompts in words alone are gone on from once. Ctrl-C raises KeyboardInterrupt:
+    half of a caption is none."""
     keys = [prompt.text if not prompt.pictures else str(number) for number, prompt in enumerate(prompts)]
-    different = dict(zip(keys, prompts))
+    different = dict(zip(keys, zip(prompts, given or map(len, prompts), strict=True)))
     said = dict.fromkeys(different, "")
     for start in range(0, len(different), BATCH):
         names = list(different)[start : start + BATCH]
         still = set(names)
-        for event in pipe.stream([different[name] for name in names], max_pictures=0, max_tokens=MOST_TOKENS):
+        some, starts = zip(*(different[name] for name in names))
+        parts = [range(start) for start in starts]
+        for event in pipe.stream(some, prompt_parts=parts, max_pictures=0, max_tokens=MOST_TOLD):
             name = names[event.document]
             if isinstance(event, TextPiece):
                 said[name] += event.text
             elif isinstance(event, End) and event.reason == "interrupted":
                 raise KeyboardInterrupt
-            if isinstance(event, End) or ")" in said[name]:
+            if isinstance(event, End) or CLOSING in said[name]:
                 still.discard(name)
             if not still:
                 break
-    return [said[key].split(")")[0].strip() for key in keys]
+    return [said[key].split(CLOSING)[0].strip() for key in keys]
 
 
 @torch.no_grad()

@@ -228,10 +228,10 @@ def test_a_caption_is_what_stands_in_brackets() -> None:
     rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), False
     seen = Document(["(Once.)", Image.new("RGB", (64, 64))])
     documents = [seen, Document([*seen[:1], Image.new("RGB", (64, 64), "red")]), Document(["Twice."])]
-    assert rewriter.write(documents) == [f"A red star. {number}." for number in range(3)]
+    assert rewriter.tell_next(documents, [0, 1, 1]) == [f"A red star. {number}." for number in range(3)]
     ends.append("interrupted")
     with pytest.raises(KeyboardInterrupt):  # half of a caption is none
-        rewriter.write(documents)
+        rewriter.tell_next(documents, [0, 1, 1])
 
 
 def test_a_blind_rewriter_reads_all_words_and_no_picture() -> None:
@@ -244,7 +244,7 @@ def test_a_blind_rewriter_reads_all_words_and_no_picture() -> None:
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
     rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), True
     picture = Image.new("RGB", (64, 64))
-    assert rewriter.write([Document(["Once.", picture, " Twice."])]) == ["A star."]
+    assert rewriter.tell_next([Document(["Once.", picture, " Twice."])], [2]) == ["A star."]
     assert [document.text for document in read] == ["Once. Twice. ("] and not read[0].pictures
 
 
@@ -259,7 +259,7 @@ def test_who_writes_the_truth_draws_the_story() -> None:
             self.written = []
             self.paint = lambda captions, seed: [draw(understand(text)) for text in captions]
 
-        def write(self, documents: list[Document]) -> list[str]:
+        def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
             pictures = [len(document.pictures) for document in documents]
             waiting = [story for story in told if len(story.scenes) > max(pictures)]
             return [caption(next(truths[id(story)]), rng) for story in waiting]

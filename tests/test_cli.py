@@ -111,11 +111,23 @@ def _path() -> dict[str, str]:
 def test_write(painter: type[Painter], suffix: str, capsys: pytest.CaptureFixture[str], here: Path) -> None:
     Image.new("RGB", (90, 70), "green").save("given.jpg")
     target = here / "new" / f"story{suffix}"
-    options = ["--seed", "7", "--guidance", "2.5", "--steps", "9", "--temperature", "0.5", "--max-pictures", "2"]
-    assert cli.main(["write", PROMPT, "--picture", "given.jpg", "-o", str(target), *options]) == 0
+    options = [
+        "--seed",
+        "7",
+        "--guidance",
+        "2.5",
+        "--steps",
+        "9",
+        "--temperature",
+        "0.5",
+        "--max-pictures",
+        "2",
+        "--think",
+    ]
+    assert cli.main(["write", PROMPT, "--picture", "given.jpg", "-o", str(target), *options, "--think"]) == 0
     ((verb, (document,), given),) = painter.asked
     assert verb == "complete" and document.texts == [PROMPT] and document.pictures[0].size == (90, 70)
-    assert given == {"seed": 7, "guidance": 2.5, "steps": 9, "temperature": 0.5, "max_pictures": 2}
+    assert given == {"seed": 7, "guidance": 2.5, "steps": 9, "temperature": 0.5, "max_pictures": 2, "think": True}
     assert Document.load(target) == Painter.complete(document)
     out, err = capsys.readouterr()
     assert out == f"<picture> {PROMPT} <picture> The end.\nwritten: {target}\n" and err == ""

@@ -35,7 +35,17 @@ from minidream.world.tell import KINDS, QUESTION_TYPES, caption, understand
 N, SEED = 3, 5
 SETTINGS = {"what": "all", "n": N, "seed": SEED, "guidance": 3.0, "steps": 20, "weights": "none"}
 NAMES = ("made_up_names", "composition", "subjects")
-STORIES = ("placement", "orders", "pictures", "picture_only_facts", "edits", *NAMES, "continued", "few_shot")
+STORIES = (
+    "placement",
+    "orders",
+    "pictures",
+    "picture_only_facts",
+    "edits",
+    *NAMES,
+    "continued",
+    "thinking",
+    "few_shot",
+)
 
 
 def key(part):
@@ -80,7 +90,18 @@ class Oracle:
 
     def draw_next(self, documents, given, seed):
         self.documents += documents
-        return [draw(self.truth[key(document)]) for document in documents]
+        return [draw(self.next(document)) for document in documents]
+
+    def next(self, document):
+        *before, opening, told = ["", *document]
+        if opening != " (":
+            return self.truth[key(document)]
+        scene = self.truth[key(Document(before[1:]))]
+        assert understand(told.removesuffix(")")).facts() == scene.facts()
+        return scene
+
+    def tell_next(self, documents, given):
+        return [caption(self.truth[key(document)], random.Random(0)) for document in documents]
 
     def places_dreams(self, documents, given):
         return [True] * len(documents)
@@ -100,6 +121,9 @@ class Ignorant:
 
     def draw_next(self, documents, given, seed):
         return self.draw(documents, seed)
+
+    def tell_next(self, documents, given):
+        return ["" for _ in documents]
 
     def places_dreams(self, documents, given):
         return [False] * len(documents)

@@ -18,7 +18,10 @@ from minidream.generation import (
     Preview,
     SamplingOptions,
     TextPiece,
+    Thought,
+    collect,
     stream,
+    to_image,
 )
 from minidream.processing import MiniDreamProcessor
 from minidream.sampling import nucleus
@@ -120,9 +123,9 @@ def test_the_loop_equals_full_passes_without_a_cache(model, monkeypatch):
     assert [ids[i] for i in written] == chosen == logits[[i - 1 for i in written]].argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_batch_gives_what_its_documents_give_one_by_one(model, temperature):
-    options = {**QUICK, "temperature": temperature, "top_p": 0.9}
+@pytest.mark.parametrize("changes", [{}, {"temperature": 1.0}, {"think": True}])
+def test_a_batch_gives_what_its_documents_give_one_by_one(model, changes):
+    options = {**QUICK, "top_p": 0.9, **changes}
     seeds = [3, 4, 5]
     together = collected(stream(model, make(), PROMPTS, SamplingOptions(**options, seed=seeds)), 3)
     assert len({(text, len(images)) for text, images, _ in together}) > 1 and any(images for _, images, _ in together)
@@ -130,6 +133,60 @@ def test_a_batch_gives_what_its_documents_give_one_by_one(model, temperature):
         [alone] = collected(stream(model, make(), [prompt], SamplingOptions(**options, seed=seed)))
         assert (row[0], row[2]) == (alone[0], alone[2])
         assert all(difference(a, b) <= 1 for a, b in zip(row[1], alone[1], strict=True))
+
+
+def told_by_hand(model, processor, document, most):
+    """The greedy thought after a document, by whole passes: its ids, and the condition of a dream block after it."""
+    ids = processor([document], generation_prompt=True).input_ids[0].tolist() + processor.encode(" (")
+    told: list[int] = []
+    allowed = [i for i in range(len(processor.tokenizer)) if i not in processor.tokenizer.all_special_ids]
+    while len(told) < most and ")" not in processor.decode(told):
+        logits = model(torch.tensor([ids + told])).logits[0, -1]
+        told.append(max(allowed, key=lambda i: logits[i].item()))
+    block = [processor.dream] + [processor.im_patch] * QUERIES + [processor.dream_end]
+    queries = torch.tensor([[False] * (len(ids + told) + 1) + [True] * QUERIES + [False]])
+    return told, model(torch.tensor([ids + told + block]), query_mask=queries).conditions
+
+
+@torch.no_grad()
+def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
+    processor = make(max_length=60)
+    [prompt] = PROMPTS[:1]
+    script(monkeypatch, [processor.dream, processor.eos])
+    events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True)))
+    assert kinds(events) == ["PictureComing", "Thought", "Picture", "End"]
+    room = (
+        60
+        - processor(PROMPTS[:1], generation_prompt=True).input_ids.shape[1]
+        - processor.picture_length
+        - len(processor.encode(" ("))
+    )
+    told, condition = told_by_hand(model, processor, prompt, min(64, room))
+    assert told and events[1] == Thought(0, processor.decode(told).split(")")[0].strip())
+    noise = torch.Generator().manual_seed(0)
+    latents = model.decoder.sample(condition, model.null_condition(), steps=2, generators=[noise])
+    assert difference(to_image(model.decoder.decode(latents)[0]), events[2].image) <= 1
+    full = make(max_length=60 - room)
+    script(monkeypatch, [processor.dream, processor.eos])
+    no_room = list(stream(model, full, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True)))
+    script(monkeypatch, [processor.dream, processor.eos])
+    at_once = collected(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1)))[0][1]
+    assert difference(at_once[0], events[2].image) > 1
+    assert kinds(no_room) == ["PictureComing", "Picture", "End"] and difference(at_once[0], no_room[1].image) == 0
+
+
+def test_a_thought_is_forgotten_once_its_picture_is_drawn(model, monkeypatch):
+    """What is read after the picture is what a document with that picture gives, thought or not."""
+    processor, states = make(), []
+    ids = iter([processor.dream, *processor.encode("a"), processor.eos, processor.eos])
+    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, hidden: states.append(hidden) or [next(ids)])
+    first = Document(PROMPTS[0].parts)
+    for event in stream(model, processor, PROMPTS[:1], SamplingOptions(steps=2, think=True)):
+        if isinstance(event, Picture):
+            collect(first, event)
+    list(stream(model, processor, [first], SamplingOptions(), prompt_parts=[[0]]))
+    assert len(states) == 4
+    torch.testing.assert_close(states[1], states[3], atol=1e-4, rtol=1e-4)
 
 
 def test_later_text_and_pictures_see_the_earlier_picture(model, monkeypatch):
@@ -250,6 +307,7 @@ def test_closing_the_stream_stops_the_work(model, monkeypatch):
         ({"steps": 2.5}, "steps"),
         ({"steps": 5000}, "steps"),
         ({"solver": "magic"}, "dpm, ddim"),
+        ({"think": "hard"}, "think"),
         ({"max_pictures": -1}, "max_pictures"),
         ({"max_pictures": 20}, "at most 16"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from minidream.evaluation.candidate import look
-from minidream.evaluation.comprehension import plain
+from minidream.evaluation.candidate import PipelineCandidate, look
+from minidream.evaluation.comprehension import parse_caption, plain
 from minidream.evaluation.creation import trials
-from minidream.evaluation.interleaved import same
+from minidream.evaluation.interleaved import Thinker, same, stories
+from minidream.generation import Picture, Thought
 from minidream.pipeline import MiniDreamPipeline
 from minidream.weights import MANIFEST, find_weights
+from minidream.world.corpora import render
 from minidream.world.draw import draw_batch
 from minidream.world.questions import ask
 from minidream.world.scene import random_scene
@@ -72,3 +74,16 @@ def test_drawing_and_answering_are_as_good_as_measured(pipe: MiniDreamPipeline) 
     answers = pipe.ask(pictures, [question.question for question in questions], max_tokens=8)
     said = [plain(answer) == question.answer for answer, question in zip(answers, questions)]
     assert np.mean(said) >= measured["comprehension"]["vqa"]["seen"]["overall"]["mean"] - 0.2
+
+
+def test_what_it_thinks_while_it_writes_is_what_is_examined(pipe: MiniDreamPipeline) -> None:
+    """The option `think` of the loop, and the candidate whose thoughts `evaluate` measures, say and draw the same."""
+    story = next(told for told in stories("facts", 20, seed=1) if len(told.scenes) > 2)
+    begun = render(story.document_plan[:3])  # the reader's picture in it is given
+    events = list(pipe.stream(begun, think=True, max_pictures=1, seed=4))
+    thought = next(event.text for event in events if isinstance(event, Thought))
+    picture = next(event.image for event in events if isinstance(event, Picture))
+    candidate = PipelineCandidate(pipe)
+    assert candidate.tell_next([begun], [3]) == [thought] and parse_caption(thought) is not None
+    [drawn] = Thinker(candidate).draw_next([begun], [3], seed=4)
+    assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(picture, dtype=int)).max() <= 2

@@ -27,7 +27,8 @@ def scripted(pipe, monkeypatch):
     """The pipeline, but what it says is written down here; `.prompts` are those it was to go on from."""
     prompts = []
 
-    def stream(documents, **options):
+    def stream(documents, prompt_parts, **options):
+        assert prompt_parts == [range(len(document)) for document in documents]
         assert options == {"max_pictures": 0, "max_tokens": 64}
         for index, document in enumerate(documents):
             prompts.append(document.text)

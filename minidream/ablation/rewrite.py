@@ -24,7 +24,6 @@ from minidream.evaluation.interleaved import follow, kept, same, stories
 from minidream.evaluation.statistics import Leaf, proportion
 from minidream.pipeline import MiniDreamPipeline
 from minidream.training.loop import machine
-from minidream.verification import until_bracket
 
 TOLD = (("stories", "story"), ("facts", "facts"))  # the names of the figures, and the kinds of `world.tell`
 
@@ -39,16 +38,15 @@ class Rewriter(PipelineCandidate):
         self.blind = blind
         self.written: list[str] = []
 
-    def write(self, documents: list[Document]) -> list[str]:
-        """For each document the caption of the picture that comes next."""
+    def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         if self.blind:
             documents = [
                 Document(["".join(part for part in document if isinstance(part, str))]) for document in documents
             ]
-        return until_bracket(self.pipe, [document + Document([" ("]) for document in documents])
+        return super().tell_next(documents, given)
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
-        captions = self.write(documents)
+        captions = self.tell_next(documents, given)
         self.written += captions
         return self.paint(captions, seed)
 

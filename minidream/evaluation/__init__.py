@@ -5,7 +5,8 @@
 | creation      | GenEval's six categories, seen and held out, beside the teacher; FID, CLIP score  |
 | comprehension | captions by exact scene, questions by type, POPE                                  |
 | interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names,   |
-|               | questions by example, a reader's own picture; whether plain language is kept      |
+|               | a reader's own picture; the first of these again with thoughts (`think`);         |
+|               | questions by example; whether plain language is kept                              |
 | trust         | verdicts on its own pictures, best-of-4 by them, explanations (not part of "all") |
 | robustness    | captions and questions under damage, as curves (not part of "all")                |
 | zero_shot     | tasks that it was not trained on (not part of "all")                              |
@@ -141,13 +142,11 @@ def _sections(
         ("comprehension/pope", lambda: comprehension.pope(candidate, n, seed)),
         ("interleaved/placement", lambda: interleaved.placement(candidate, n, seed)),
         ("interleaved/orders", lambda: interleaved.orders(candidate, n, seed)),
-        ("interleaved/pictures", lambda: interleaved.pictures(candidate, n, seed)),
-        ("interleaved/picture_only_facts", lambda: interleaved.picture_only_facts(candidate, n, seed)),
-        ("interleaved/edits", lambda: interleaved.edits(candidate, n, seed)),
-        ("interleaved/made_up_names", lambda: interleaved.made_up_names(candidate, n, seed)),
-        ("interleaved/composition", lambda: interleaved.composition(candidate, n, seed)),
-        ("interleaved/subjects", lambda: interleaved.subjects(candidate, n, seed)),
-        ("interleaved/continued", lambda: interleaved.continued(candidate, n, seed)),
+        *(
+            (f"interleaved/{name}", functools.partial(interleaved.followed, name, candidate, n, seed))
+            for name in interleaved.FOLLOWED
+        ),
+        ("interleaved/thinking", lambda: interleaved.thinking(candidate, n, seed)),
         ("interleaved/few_shot", lambda: interleaved.few_shot(candidate, n, seed)),
         ("interleaved/perplexity", lambda: interleaved.perplexity(candidate, llm, n, seed)),
         ("trust/captions", lambda: trust.captions(candidate, n, seed)),

@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.explanation import Explanation
-from minidream.generation import to_image
+from minidream.generation import OPENING, to_image
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
-from minidream.verification import Verdict
+from minidream.verification import Verdict, until_bracket
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 
@@ -52,6 +52,9 @@ class Candidate(Protocol):
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
         """The picture that comes next in each document. `given`: how many leading parts are the reader's; later
         pictures are the candidate's own."""
+
+    def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
+        """What the picture that comes next in each document is to show, in words."""
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         """For each finished document, whether the candidate would begin a picture exactly where one stands."""
@@ -138,6 +141,9 @@ class PipelineCandidate:
             )
             drawn += [to_image(pixels) for pixels in decoder.decode(latents)]
         return drawn
+
+    def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
+        return until_bracket(self.pipe, [document + Document([OPENING]) for document in documents], given)
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         placed: list[bool] = []

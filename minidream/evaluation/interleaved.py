@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from minidream.documents import Document
 from minidream.evaluation.candidate import Candidate, dice, look
 from minidream.evaluation.comprehension import plain
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
+from minidream.generation import CLOSING, OPENING
 from minidream.world.corpora import question_text, render, sample
 from minidream.world.questions import few_shot as ask_by_example
 from minidream.world.scene import Scene
@@ -95,33 +97,51 @@ def _begun(candidate: Candidate, n: int, seed: int, part: str) -> list[bool]:
     return candidate.places_dreams([render(story.document_plan[:3]) for story in told], [2] * len(told))
 
 
-def _followed(
-    name: str, kind: str, right: Callable[[Scene, Scene | None], bool]
-) -> Callable[[Candidate, int, int], dict[str, Any]]:
-    """An examination: the share of documents of a kind in which *every* picture is right."""
+class Thinker:
+    """A candidate that tells itself what to draw, and draws after its own words (the option `think`)."""
 
-    def examine(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-        def figure(part: str) -> Leaf:
-            followed = follow(candidate, stories(kind, n, seed, part), seed)
-            return proportion([all(right(truth, shown) for truth, shown in drawn) for drawn in followed])
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
 
-        return _by_part(name, figure)
+    def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
+        told = self.candidate.tell_next(documents, given)
+        thought = [document + Document([OPENING, words + CLOSING]) for document, words in zip(documents, told)]
+        return self.candidate.draw_next(thought, given, seed)
 
-    return examine
+
+FOLLOWED: dict[str, tuple[str, Callable[[Scene, Scene | None], bool]]] = {
+    "pictures": ("story", same),
+    "picture_only_facts": ("facts", kept),
+    "edits": ("edit", same),
+    "made_up_names": ("name", same),
+    "composition": ("composition", same),
+    "subjects": ("subject", same),
+    "continued": ("continued", same),
+}  # the kind of document, and what makes each picture of it right
+THOUGHT = ("pictures", "picture_only_facts", "edits", "made_up_names")
+
+
+def followed(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """The share of documents in which *every* picture is right; `name` is one of `FOLLOWED`."""
+    return _by_part(name, lambda part: _right(name, candidate, n, seed, part))
+
+
+def thinking(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """The same of those in `THOUGHT`, where the candidate tells itself before each picture what it is to draw."""
+    thinker: Any = Thinker(candidate)
+    return _by_part("thinking", lambda part: {name: _right(name, thinker, n, seed, part) for name in THOUGHT})
+
+
+def _right(name: str, candidate: Candidate, n: int, seed: int, part: str) -> Leaf:
+    kind, right = FOLLOWED[name]
+    drawn = follow(candidate, stories(kind, n, seed, part), seed)
+    return proportion([all(right(truth, shown) for truth, shown in story) for story in drawn])
 
 
 def _by_part(name: str, figure: Callable[[str], Any]) -> dict[str, Any]:
     """The figure on what training shows, and under `held_out` that on what it never shows."""
     return {name: figure("seen"), "held_out": {name: figure("held_out")}}
 
-
-pictures = _followed("pictures", "story", same)
-picture_only_facts = _followed("picture_only_facts", "facts", kept)
-edits = _followed("edits", "edit", same)
-made_up_names = _followed("made_up_names", "name", same)
-composition = _followed("composition", "composition", same)
-subjects = _followed("subjects", "subject", same)
-continued = _followed("continued", "continued", same)
 
 SHOTS = (0, 1, 2, 4)
 
