@@ -53,6 +53,7 @@ ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the res
     "facts that only a picture holds, kept": ("interleaved", "picture_only_facts"),
     "edits": ("interleaved", "edits"),
     "made-up names": ("interleaved", "made_up_names"),
+    "these four again, each picture said first (`think`)": ("interleaved", "thinking"),
     "two made-up names in one picture": ("interleaved", "composition"),
     "a made-up name that several pictures bind": ("interleaved", "subjects"),
     "stories that go on from the reader's own picture": ("interleaved", "continued"),
