@@ -3,12 +3,16 @@
 The document before the picture is cut into pieces: sentences and pictures. What the frozen UNet foresees of z_0, at
 noise and timesteps that are fixed once, is compared with and without a piece:
 
-    effect of piece s   <f(all) - f(all but s), d> / |d|^2     f: foreseen z_0, mean over noise and timesteps
-    d                   f(all) - f(nothing); or z_0 - z_0' where "why this rather than that picture?" is asked
+    left out   <f(all) - f(all but s), d> / |d|^2       f: foreseen z_0, mean over noise and timesteps
+    alone      <f(s alone) - f(nothing), d> / |d|^2     d: f(all) - f(nothing); or z_0 - z_0' where "why this rather
+    effect     the mean of both                            than that picture?" is asked
 
-So an effect is the share of the way from that to this that is owed to the piece: exact, at one pass for each piece. The
-distance of the conditions themselves would be cheaper, but counts what the UNet does not heed. Beside it stands
-gradient x input, <f(all), d> / |d|^2 differentiated by the pieces' embeddings: one pass for all, to first order only.
+So each is a share of the way from that to this. What several pieces say can be left out one by one without loss, and a
+sentence that only changes something says little alone; the Shapley value is the mean over all orders in which pieces
+can come, of which these are the last place and the first. All orders would take 2^n passes instead of 2 n, and name
+true reasons hardly more often (0.76 instead of 0.75 of 218 facts). The distance of the conditions themselves would be
+cheaper, but counts what the UNet does not heed. Beside it stands gradient x input, <f(all), d> / |d|^2 differentiated
+by the pieces' embeddings: one pass for all, to first order only.
 Taught in notebook 09.
 """
 
@@ -39,15 +43,22 @@ BEGINNING = re.compile(r"(?<=[.!?])(?=\s+\S)")  # where the next sentence begins
 class Explanation:
     """What a `picture` owes to each of the `pieces` before it, which belong to the document's `parts` of these numbers.
 
-    `effects`: shares of the way from what is there otherwise to this picture; below 0 where a piece speaks against it.
-    `gradients`: gradient x input of the same quantity. In Jupyter: the document, the deeper the larger the effect.
+    Shares of the way from what is there otherwise to this picture, below 0 where a piece speaks against it: what is
+    lost where a piece is `left_out`, what it brings `alone`, and their mean, its `effects`. `gradients`: gradient x
+    input of the same quantity. In Jupyter: the document, the deeper the larger the effect.
     """
 
     picture: Image.Image
     pieces: tuple[Part, ...]
     parts: tuple[int, ...]
-    effects: tuple[float, ...]
+    left_out: tuple[float, ...]
+    alone: tuple[float, ...]
     gradients: tuple[float, ...]
+
+    @property
+    def effects(self) -> tuple[float, ...]:
+        """The mean of what each piece takes away when it is left out and of what it brings alone."""
+        return tuple((lost + brought) / 2 for lost, brought in zip(self.left_out, self.alone))
 
     def _repr_html_(self) -> str:
         most = max(*self.effects, 1e-9)
@@ -87,8 +98,9 @@ def explain(
     foresee = _Foresight(pipe, shown)
     with torch.no_grad():
         nothing = pipe.model.null_condition()
-        rest = [_without(pieces, index) for index in range(len(pieces))]
+        rest = [_joined([*pieces[:index], *pieces[index + 1 :]]) for index in range(len(pieces))]
         without = foresee(torch.cat([pipe.condition(some) if some.parts else nothing for some in rest]))
+        alone = foresee(torch.cat([pipe.condition(_joined([piece])) for piece in pieces]))
         full = foresee(pipe.condition(Document(pieces)))  # (1, C, h, w)
         empty = foresee(nothing)
     ways = []
@@ -96,16 +108,16 @@ def explain(
         way = (full - empty if other is None else foresee.latents - _Foresight(pipe, other).latents)[0]  # (C, h, w)
         ways.append(way / way.square().sum().clamp(min=1e-12))
     gradients = _gradients_times_inputs(pipe, pieces, foresee, ways)
-    effects = [((full - without) * way).sum((1, 2, 3)) for way in ways]  # each (pieces,)
+    lost, brought = ([(moved * way).sum((1, 2, 3)) for way in ways] for moved in (full - without, alone - empty))
     return [
-        Explanation(shown, tuple(pieces), tuple(parts), tuple(effect.tolist()), tuple(gradient.tolist()))
-        for effect, gradient in zip(effects, gradients)
+        Explanation(shown, tuple(pieces), tuple(parts), *(tuple(each.tolist()) for each in shares))
+        for shares in zip(lost, brought, gradients)  # each (pieces,)
     ]
 
 
-def _without(pieces: list[Part], index: int) -> Document:
-    """The pieces but one; a text that now begins the document begins without its space, as documents do."""
-    first, *others = [*pieces[:index], *pieces[index + 1 :], ""]
+def _joined(pieces: list[Part]) -> Document:
+    """Pieces as a document; a text that now begins it begins without its space, as documents do."""
+    first, *others = [*pieces, ""]
     return Document([part for part in (first.lstrip() if isinstance(first, str) else first, *others) if part != ""])
 
 

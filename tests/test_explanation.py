@@ -33,13 +33,19 @@ def test_a_document_falls_into_sentences_and_pictures(pipe):
 
 
 def test_all_that_is_said_has_the_whole_effect(pipe):
-    """With one piece alone, all of the way from nothing to the picture is owed to it."""
-    (effect,) = pipe.explain(Document(["a red circle", A])).effects
-    assert effect == pytest.approx(1, abs=1e-4)
+    """With one piece, all of the way from nothing to the picture is owed to it, from either end."""
+    found = pipe.explain(Document(["a red circle", A]))
+    assert (*found.left_out, *found.alone, *found.effects) == pytest.approx((1, 1, 1), abs=1e-4)
 
 
-def test_effects_are_what_leaving_out_does(pipe):
-    """Each effect by hand: the document without the piece, its condition, what is foreseen under it."""
+def test_of_two_pieces_effects_add_up(pipe):
+    """There first and last place are all orders: the Shapley value, whose shares are the whole way."""
+    found = pipe.explain(Document(["a red circle.", C, B]))
+    assert sum(found.effects) == pytest.approx(1, abs=1e-4) and min(map(abs, found.left_out + found.alone)) > 1e-3
+
+
+def test_effects_are_what_leaving_out_and_standing_alone_do(pipe):
+    """Each effect by hand: the document without the piece, and the piece alone; their conditions, what is foreseen."""
     found = pipe.explain(STORY, instead=C)
     assert [piece if isinstance(piece, str) else "A" for piece in found.pieces] == [
         "a red circle.", " it lands.", "A", "a blue star."
@@ -51,13 +57,16 @@ def test_effects_are_what_leaving_out_does(pipe):
         Document(["a red circle. it lands.", "a blue star."]),
         Document(["a red circle. it lands.", A]),
     ]
+    alone = [Document([part]) for part in ("a red circle.", "it lands.", A, "a blue star.")]
     foresee = _Foresight(pipe, B)
     with torch.no_grad():
-        full = foresee(pipe.condition(STORY[:3]))
+        full, empty = foresee(pipe.condition(STORY[:3])), foresee(pipe.model.null_condition())
         way = foresee.latents - pipe.model.decoder.encode(pipe.processor.picture(C).unsqueeze(0))
-        for document, effect in zip(without, found.effects, strict=True):
-            by_hand = ((full - foresee(pipe.condition(document))) * way).sum() / way.square().sum()
-            assert effect == pytest.approx(float(by_hand), abs=1e-4)
+        share = lambda moved: float((moved * way).sum() / way.square().sum())  # noqa: E731
+        lost = [share(full - foresee(pipe.condition(document))) for document in without]
+        brought = [share(foresee(pipe.condition(document)) - empty) for document in alone]
+    assert found.left_out == pytest.approx(lost, abs=1e-4) and found.alone == pytest.approx(brought, abs=1e-4)
+    assert found.effects == pytest.approx([(a + b) / 2 for a, b in zip(lost, brought)], abs=1e-4)
     assert max(map(abs, found.effects)) > 1e-3
 
 

@@ -76,11 +76,10 @@ class Judge(Oracle):
         found = []
         for other in instead:
             (fact,) = changed(read(document.pictures[picture]), read(other), facts)
-            effects = [(part == max(facts[fact])) * (1 + at / 100) for at, part in enumerate(parts)]
-            against = [float(part not in facts[fact]) for part in parts]
-            found.append(
-                Explanation(document.pictures[picture], tuple(pieces), tuple(parts), tuple(effects), tuple(against))
-            )
+            named = tuple((part == max(facts[fact])) * (1 + at / 100) for at, part in enumerate(parts))
+            against = tuple(float(part not in facts[fact]) for part in parts)
+            shares = (named, tuple(0.0 for _ in parts), against)  # left out, alone, gradients
+            found.append(Explanation(document.pictures[picture], tuple(pieces), tuple(parts), *shares))
         return found
 
 
@@ -211,7 +210,7 @@ def test_a_quiet_sentence_and_the_others_sentence_are_no_reasons():
         ["There is a circle. The background is white.", scenes[0], "All is quiet. It turns green.", scenes[1]], "story"
     )
     pieces, parts = pieces_of(render(told.document_plan)[:3])
-    explanation = Explanation(draw(scenes[1]), tuple(pieces), tuple(parts), (), ())
+    explanation = Explanation(draw(scenes[1]), tuple(pieces), tuple(parts), (), (), ())
     facts = sources(told)[3]
     reasons = {fact: trust._reasons(told, explanation, fact, facts[fact]) for fact in facts}
     assert reasons["top left", "color"] == [False, False, False, False, True]

@@ -160,6 +160,9 @@ def _gain(pairs: list[tuple[bool, bool]]) -> dict[str, Leaf | None]:
     }
 
 
+_BY = {"agreement": "effects", "left_out": "left_out", "alone": "alone", "gradient": "gradients"}  # figure: field
+
+
 def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """Do explanations name what the story generator knows to be the reason?
 
@@ -167,12 +170,13 @@ def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     fact alone is otherwise? `agreement`: how often the piece with the largest effect is a source of the fact (see
     `sources`): overall, by fact, for facts that the last sentence `changed`, which have it as their only source, and
     for those `kept`, which a text said and pictures show: there each source alone can be left out without loss.
-    `gradient`: the same of gradient x input; `chance`: of a piece drawn at random. Intervals are over stories.
+    `left_out` and `alone`: the same of each half of an effect; `gradient`: of gradient x input; `chance`: of a piece
+    drawn at random. Intervals are over stories.
     """
     rng = dice(seed, "trust", "explanations")
     names = ("overall", "changed", "kept", "color", "shape", "size", "place", "background")
-    # By effect, by gradient, by chance; and the story.
-    agreed: dict[str, list[tuple[bool, bool, float, int]]] = {name: [] for name in names}
+    # For each fact: whether the largest by each of `_BY` is a source, the chance of one, and the story.
+    agreed: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for story, told in enumerate(stories("story", n, seed)):
         document = render(told.document_plan)
         for number, (index, facts) in list(enumerate(sources(told).items()))[1:]:
@@ -184,10 +188,10 @@ def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
                 reasons = _reasons(told, explanation, fact, facts[fact])
                 if all(reasons):
                     continue  # nothing that could be named wrongly
-                largest = (reasons[int(np.argmax(by))] for by in (explanation.effects, explanation.gradients))
+                largest = (reasons[int(np.argmax(getattr(explanation, by)))] for by in _BY.values())
                 item = (*largest, sum(reasons) / len(reasons), story)
                 for name in ("overall", fact[1], "changed" if facts[fact] == {index - 1} else "kept"):
-                    agreed[name].append(item)  # type: ignore[arg-type]
+                    agreed[name].append(item)
 
     def share(column: int) -> dict[str, Leaf | None]:
         found: dict[str, Leaf | None] = {}
@@ -196,7 +200,7 @@ def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
             found[name] = bootstrap(values, groups=numbers.tolist()) if items else None
         return found
 
-    return {"explanations": {"agreement": share(0), "gradient": share(1), "chance": share(2)}}
+    return {"explanations": {name: share(column) for column, name in enumerate((*_BY, "chance"))}}
 
 
 def otherwise(scene: Scene, fact: Fact, rng: random.Random) -> Scene | None:

@@ -19,7 +19,7 @@ from minidream.visualization.figures import _LETTER, _MARGIN, PALETTE, _pixels, 
 _DPI = 86  # the plots of this notebook are many, and its file is to stay small
 Leaves = Mapping[str, Mapping[str, float] | None]
 # Colour, mark and line of each series, so that they are told apart without colour.
-SERIES = (("query", "o", "-"), ("diffusion", "s", "--"), ("patch", "^", ":"), ("text", "D", "-."))
+SERIES = (("query", "o", "-"), ("diffusion", "s", "--"), ("patch", "^", ":"), ("text", "D", "-."), ("ink", "v", "-"))
 
 
 def _said(alt: str) -> str:
