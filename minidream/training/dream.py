@@ -46,7 +46,7 @@ MODES = {
     "single_qa": "image_to_text",
     "single_edit": "interleaved",
 }  # kinds that are written as another kind's sequence
-WORDS = ("text", "text_states", "text_qa", "seen_states")  # kinds that teach nothing but words
+WORDS = ("text", "text_states", "text_qa", "seen_states")  # kinds that are there for their words
 
 
 def open_stage(folder: Path) -> MiniDreamPipeline:

@@ -49,7 +49,7 @@ class Recipe:
     dream_weight: float = 10.0  # w_dm of the paper's stages II and III
     dream_draws: int = 1  # how many noisy versions of each picture the dream loss is asked at, each step
     dream_delta: float = 0.0  # above 0, large errors of the dream loss count by their root, so that w_dm is larger
-    words_weight: float = 1.0  # times w_lm, where words alone are taught: dream gradients are several times as long
+    words_weight: float = 1.0  # times w_lm, in kinds that are there for their words; dream gradients are longer
     alignment_weight: float = 0.0  # of `clip_alignment_loss`, which DreamLLM argues against: for `minidream ablate`
     condition_dropout: float = 0.1
     query_rate: float = 1.0  # times lr, for the dream queries: so few, and as far apart as words

@@ -141,16 +141,16 @@ def _text_states(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _seen_states(rng: random.Random, held_out: bool | None) -> Example:
-    """A story as far as one of its later pictures, in whose place stands its caption, which alone is taught."""
+    """A story as far as one of its later pictures, before which stands its caption: both are taught, and no more.
+    So the model learns to tell what is to be drawn, and to draw what it told (`think`)."""
     while True:
         story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
         scenes = {index: part for index, part in enumerate(story.document_plan) if isinstance(part, Scene)}
         last = rng.choice([index for index in scenes if index >= max(story.given, 2)])
         if not held_out or is_held_out(scenes[last]):
             break
-    return Example(
-        (*story.document_plan[:last], " (", f"{_caption(scenes[last], rng)})"), "seen_states", story.kind, last + 1
-    )
+    plan = (*story.document_plan[:last], " (", f"{_caption(scenes[last], rng)})", scenes[last])
+    return Example(plan, "seen_states", story.kind, last + 1)
 
 
 def _text_qa(rng: random.Random, held_out: bool | None) -> Example:
