@@ -155,12 +155,8 @@ def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
     script(monkeypatch, [processor.dream, processor.eos])
     events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True)))
     assert kinds(events) == ["PictureComing", "Thought", "Picture", "End"]
-    room = (
-        60
-        - processor(PROMPTS[:1], generation_prompt=True).input_ids.shape[1]
-        - processor.picture_length
-        - len(processor.encode(" ("))
-    )
+    taken = processor([prompt], generation_prompt=True).input_ids.shape[1] + processor.picture_length
+    room = 60 - taken - len(processor.encode(" ("))
     told, condition = told_by_hand(model, processor, prompt, min(64, room))
     assert told and events[1] == Thought(0, processor.decode(told).split(")")[0].strip())
     noise = torch.Generator().manual_seed(0)
