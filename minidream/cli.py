@@ -214,6 +214,10 @@ def _ablate(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished runs are kept, go on with the same command") from None
     print(table(result))
+    if options.name == "synergy":
+        from minidream.ablation.synergy import verdicts
+
+        print(verdicts(result))
     print(f"written: {file}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from minidream import cli
 from minidream.ablation import BUDGETS, GRIDS, ablate, rewrite, stage_one, synergy
@@ -284,7 +285,7 @@ def test_all_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> No
 
 
 def test_who_learns_jointly_and_who_learns_one_thing_learn_from_the_same(nano: Path) -> None:
-    for documents in ("pairs", "interleaved"):
+    for documents in ("pairs", "interleaved", "interleaved, after stage I"):
         batches, weights = [], {}
         for learns in ("comprehension", "creation", "joint"):
             sizes, recipe = synergy.recipe_of(NANO, {"learns": learns, "documents": documents}, 3)
@@ -298,19 +299,59 @@ def test_who_learns_jointly_and_who_learns_one_thing_learn_from_the_same(nano: P
                 "llm", "visual_projector", "dream_queries", "condition_projector"
             }  # fmt: skip
         assert batches[0] == batches[1] == batches[2]
-        assert ("single_edit" in batches[0]) == (documents == "interleaved")
+        assert ("single_edit" in batches[0]) == (documents != "pairs")
         assert weights["joint"] == (weights["comprehension"][0], weights["creation"][1])
         assert weights["comprehension"][1] == weights["creation"][0] == 0
 
 
+def test_students_after_stage_one_begin_with_what_it_moved(nano: Path) -> None:
+    variables = {"learns": "joint", "documents": "interleaved, after stage I"}
+    sizes, recipe = synergy.recipe_of(NANO, variables, 3)
+    assert recipe.steps == NANO.steps // 2
+    moved = load_file(nano / "align" / "trained.safetensors")["dream_queries"]
+    assert synergy.begun(variables, nano) == nano / "align"
+    assert torch.equal(DreamTask(sizes, recipe, nano, nano / "align").modules.dream_queries, moved)
+    assert synergy.begun({"learns": "joint", "documents": "pairs"}, nano) is None
+
+
 def test_what_a_setting_does_not_learn_is_not_examined(nano: Path, tmp_path: Path) -> None:
     content = ablate("synergy", [0], tmp_path / "synergy.json", "nano", nano)
-    assert len(content["runs"]) == 6 and content["settings"]["steps"] == 2
+    assert len(content["runs"]) == 9 and content["settings"]["steps"] == 2
+    assert "align" in content["settings"]["weights"]
     for run in content["runs"]:
         learns = run["variables"]["learns"]
         assert ("comprehension" in run) == (learns != "creation")
         assert ("creation" in run) == ("stories" in run) == (learns != "comprehension")
     assert "comprehension / captions" in table(content) and "stories / edits" in table(content)
+
+
+def synergy_runs(**values: list[float]) -> dict[str, Any]:
+    """Runs of `joint, pairs` and `comprehension, pairs` with these captions right, seed by seed."""
+    return {
+        "runs": [
+            {"setting": f"{learns}, pairs", "seed": seed, "comprehension": {"captions": {"mean": mean}}}
+            for learns, means in values.items()
+            for seed, mean in enumerate(means)
+        ]
+    }
+
+
+def test_gains_are_differences_of_runs_of_one_seed() -> None:
+    content = synergy_runs(joint=[0.9, 0.8, 0.7], comprehension=[0.7, 0.7, 0.4])
+    content["runs"].reverse()  # their order does not matter
+    (gain,) = synergy.gains(content, "pairs").values()
+    assert (list(gain.seeds), list(gain.before), list(gain.after)) == ([0, 1, 2], [0.7, 0.7, 0.4], [0.9, 0.8, 0.7])
+    assert gain.differences == pytest.approx([0.2, 0.1, 0.3]) and gain.difference["mean"] == pytest.approx(0.2)
+    assert gain.difference["low"] < 0.2 < gain.difference["high"] and gain.p == 2 / 8
+    assert str(gain).startswith("0.600 to 0.800, +0.200 (-0.048 to +0.448), p = 0.250")
+    assert synergy.verdicts(content) == f"captions, the whole scene, pairs: alone to jointly {gain}"
+
+
+def test_gains_need_two_seeds_that_both_settings_have() -> None:
+    content = synergy_runs(joint=[0.9, 0.8], comprehension=[0.7])
+    assert synergy.gains(content, "pairs") == {} and synergy.verdicts(content) == ""
+    assert synergy.compare(content, "joint, pairs", "creation, pairs", "comprehension", "captions") is None
+    assert synergy.gains(synergy_runs(joint=[0.9, 0.8], comprehension=[0.7, 0.6]), "interleaved") == {}
 
 
 def test_the_table_has_a_column_for_each_setting() -> None:

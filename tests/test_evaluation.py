@@ -20,7 +20,7 @@ from minidream.errors import UserError
 from minidream.evaluation import ASKED, asked, comprehension, creation, evaluate, examine, figures, interleaved, table
 from minidream.evaluation import candidate as candidate_module
 from minidream.evaluation.candidate import PipelineCandidate, digest
-from minidream.evaluation.statistics import bootstrap, f1, jackknife, proportion
+from minidream.evaluation.statistics import bootstrap, f1, jackknife, paired, proportion, sign_flip, student
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor, visual_question
 from minidream.tokenizer import train_tokenizer
@@ -171,6 +171,35 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert (found["high"] - found["low"]) / 2 == pytest.approx(2.26 * 2 / math.sqrt(4000), rel=0.6)
     with pytest.raises(ValueError, match="at least 20"):
         jackknife(19, lambda index: 0.0)
+
+
+def test_students_t_is_that_of_the_tables():
+    assert [round(student(freedom), 3) for freedom in (1, 2, 4, 9, 30)] == [12.706, 4.303, 2.776, 2.262, 2.042]
+    assert student(10**5) == pytest.approx(1.96, abs=1e-3)
+    with pytest.raises(ValueError, match="at least one degree"):
+        student(0)
+
+
+def test_paired_intervals_cover_the_true_gain_19_times_in_20():
+    rng = np.random.default_rng(0)
+    found = [paired(rng.normal(0.03, 0.02, 5)) for _ in range(1000)]
+    assert 0.93 < np.mean([each["low"] <= 0.03 <= each["high"] for each in found]) < 0.97
+    assert paired([0.02, 0.04]) == {"mean": 0.03, "low": -0.0971, "high": 0.1571, "n": 2}
+    with pytest.raises(ValueError, match="at least two"):
+        paired([0.1])
+
+
+def test_the_sign_flip_test_is_exact():
+    assert sign_flip([0.1, 0.2, 0.3, 0.1, 0.2]) == 2 / 32  # no five differences say more
+    assert sign_flip([-0.1] * 6) == 2 / 64
+    assert sign_flip([0.1, -0.1]) == 1  # no sum is nearer to 0
+    assert sign_flip([0.3, -0.1, 0.1]) == 6 / 8  # two sums are as far as 0.3, one is farther; and their mirrors
+    rng = np.random.default_rng(0)
+    chances = np.array([sign_flip(rng.normal(0, 1, 6)) for _ in range(1000)])
+    assert (chances <= 0.0625).mean() == pytest.approx(0.0625, abs=0.02)  # so often where there is nothing
+    for wrong in ([], [0.1] * 21):
+        with pytest.raises(ValueError, match="1 to 20"):
+            sign_flip(wrong)
 
 
 # -- candidates that know everything, or nothing -------------------------------------------------------------------

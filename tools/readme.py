@@ -3,7 +3,8 @@
 Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), those of stage I alone
 from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), its learning curve from
 `stage_one.jsonl` (the log of its training), those of its second look from `trust.json` (`minidream evaluate trust
---json ...`), what shortcuts save from `bench.json` (`minidream bench --json ...`), costs from each `training.json` in
+--json ...`), what learning both brings from `synergy.json` (`minidream ablate synergy`), what shortcuts save from
+`bench.json` (`minidream bench --json ...`), costs from each `training.json` in
 `data/weights`, and the story from the weights themselves. Each table stands between two comments that name it; a test
 holds them equal to what this script would write.
 """
@@ -23,6 +24,7 @@ README, WEIGHTS = ROOT / "README.md", ROOT / "data" / "weights"
 RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / "samples" / "story.png"
 STAGE_ONE, LEAST_OF_STAGE_ONE = ROOT / "data" / "results" / "stage_one.json", 0.50
 TRUST = ROOT / "data" / "results" / "trust.json"
+SYNERGY = ROOT / "data" / "results" / "synergy.json"
 BENCH = ROOT / "data" / "results" / "bench.json"
 LEARNING, WINDOW = ROOT / "data" / "results" / "stage_one.jsonl", 250  # steps to a column
 PROMPT = "A large green square in the top left and a small yellow star in the bottom right on a grey background."
@@ -164,6 +166,24 @@ def trusted() -> str:
     )
 
 
+def synergies() -> str:
+    """The table of what learning both tasks brings over learning one of them."""
+    from minidream.ablation.grids import DOCUMENTS
+    from minidream.ablation.synergy import gains
+
+    content = json.loads(SYNERGY.read_text())
+    lines = ["| right, of | documents | one alone | both | gain | p |", "|---|---|---|---|---|---|"]
+    for documents in DOCUMENTS:
+        for name, gain in gains(content, documents).items():
+            found = gain.difference
+            means = " | ".join(f"{mean(values):.3f}" for values in (gain.before, gain.after))
+            told = f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+            lines.append(f"| {name} | {documents} | {means} | {told} | {gain.p:.3f} |")
+    seconds = sum(run["cpu_seconds"] for run in content["runs"])
+    note = f"`{content['command']}`, {seconds / 60:.0f} minutes of one CPU core; in brackets the gain's 95 % interval."
+    return "\n".join([*lines, "", note])
+
+
 SPEEDS = {
     "training, ratio": "a stage II step, packed and with cached encoders, to the same step without either",
     "decoding, speedup": "100 tokens without the KV cache, to the same with it",
@@ -214,6 +234,7 @@ def filled(text: str) -> str:
         "figures": figures(json.loads(RESULTS.read_text())),
         "learning": learning(),
         "trusted": trusted(),
+        "synergy": synergies(),
         "costs": costs(),
         "speeds": speeds(),
     }

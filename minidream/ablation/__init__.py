@@ -10,7 +10,7 @@
 
 The first three train stage I anew on captions of one thing: queries and condition projector from nothing, all else the
 shipped frozen parts, at equal steps. The fourth trains nothing. Taught in notebook 05. The fifth trains stages I and II
-at once, from the language model that knows words alone.
+at once, from the language model that knows words alone, or II alone, from stage I. Taught in notebook 08.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ def ablate(
 def _parts(name: str, weights: Path | None) -> tuple[Path, dict[str, str]]:
     """The folder with the parts that a grid needs, all verified, and a digest of each."""
     digests: dict[str, str] = {}
-    for part in ("minidream", "llm", "clip", "stable-diffusion"):
-        if part == "minidream" and name != "rewrite":
-            continue
+    needed = {"rewrite": ("minidream",), "synergy": ("align",)}.get(name, ())
+    for part in (*needed, "llm", "clip", "stable-diffusion"):
         folder = find_weights(part) if weights is None else Path(weights) / part
         if not (folder / MANIFEST).is_file():
             raise UserError(f"no weights at {folder}: name a folder that `minidream train all --out` has filled")

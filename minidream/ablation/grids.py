@@ -18,10 +18,13 @@ CAPTION_TOKENS = 64  # room for <s>, the longest caption and </s> beside a dream
 LOSSES = {"dream": (10.0, 0.0), "alignment": (0.0, 10.0), "both": (10.0, 10.0)}
 # w_lm and w_dm; and the documents that all three learn from, which are the same for one seed.
 LEARNS = {"comprehension": (1.0, 0.0), "creation": (0.0, 10.0), "joint": (1.0, 10.0)}
+_INTERLEAVED = {"single_object": 0.25, "single_caption": 0.25, "single_qa": 0.25, "single_edit": 0.25}
 DOCUMENTS = {
     "pairs": {"single_object": 0.5, "single_caption": 0.25, "single_qa": 0.25},
-    "interleaved": {"single_object": 0.25, "single_caption": 0.25, "single_qa": 0.25, "single_edit": 0.25},
+    "interleaved": _INTERLEAVED,
+    "interleaved, after stage I": _INTERLEAVED,
 }
+AFTER = {"interleaved, after stage I": "align"}  # whose students do not begin with nothing; for them half the steps do
 
 Variables = dict[str, Any]
 _STAGE_ONE: Variables = {"queries": 8, "loss": "dream", "target": "teacher"}
@@ -60,7 +63,10 @@ BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
     "mini": Budget("mini", steps=200, batch=24, every=20, held_back=128, n=50, stories=100),
 }
-SYNERGY_STEPS = {"nano": 2, "mini": 240}
+SYNERGY: dict[str, dict[str, Any]] = {
+    "nano": {"steps": 2},
+    "mini": {"steps": 240, "n": 100},
+}  # what its budget has of its own
 
 
 def budget_of(name: str, preset: str) -> Budget:
@@ -68,7 +74,7 @@ def budget_of(name: str, preset: str) -> Budget:
     if preset not in BUDGETS:
         raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(BUDGETS)}")
     budget = BUDGETS[preset]
-    return replace(budget, steps=SYNERGY_STEPS[preset]) if name == "synergy" else budget
+    return replace(budget, **SYNERGY[preset]) if name == "synergy" else budget
 
 
 def settings_of(name: str, queries: Sequence[int] | None = None) -> dict[str, Variables]:

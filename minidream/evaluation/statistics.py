@@ -2,19 +2,21 @@
 
 Every measured number is a leaf `{"mean", "low", "high", "n"}` with a 95 % interval: Wilson's for shares (right at 0 and
 at 1, where mean +- 2 standard errors has no width), the bootstrap for other statistics of items, the delete-a-group
-jackknife for FID, which resampling with replacement would inflate. Taught in notebook 09.
+jackknife for FID, which resampling with replacement would inflate. Taught in notebook 09; what a few paired runs say
+(`paired`, `sign_flip`) in notebook 08.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
 
 import numpy as np
 
 Leaf = dict[str, float]
 Z = 1.959964  # standard normal, 97.5 %
-T9 = 2.262157  # Student with 9 degrees of freedom, 97.5 %
 GROUPS = 10
 
 
@@ -80,5 +82,42 @@ def jackknife(n: int, statistic: Callable[[np.ndarray], float]) -> Leaf:
     index = np.arange(n)
     whole = statistic(index)
     without = np.array([statistic(index[index % GROUPS != group]) for group in range(GROUPS)])
-    error = math.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean()) ** 2).sum())
-    return leaf(whole, max(0.0, whole - T9 * error), whole + T9 * error, n)
+    wide = student(GROUPS - 1) * math.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean()) ** 2).sum())
+    return leaf(whole, max(0.0, whole - wide), whole + wide, n)
+
+
+@cache
+def student(freedom: int) -> float:
+    """Student's t that 2.5 % exceed, with `freedom` degrees of freedom; at infinity 1.96. ValueError below 1."""
+    if freedom < 1:
+        raise ValueError(f"Student's t needs at least one degree of freedom, got {freedom}")
+    x = np.linspace(0, 15, 150_001)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    density = scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
+    area = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * (x[1] - x[0]))])  # from 0 to x
+    return float(np.interp(0.475, area, x))
+
+
+def paired(differences: Sequence[float]) -> Leaf:
+    """The mean of differences within pairs, one a pair, with Student's interval: what it would be over all pairs.
+
+    Raises ValueError for fewer than two.
+    """
+    found = np.asarray(differences, float)
+    if len(found) < 2:
+        raise ValueError(f"the scatter of differences needs at least two, got {len(found)}")
+    wide = student(len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
+    return leaf(found.mean(), found.mean() - wide, found.mean() + wide, len(found))
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """The exact two-sided p of the sign-flip test, the paired test that assumes no bell: the share of all 2^n ways to
+    choose each difference's sign whose sum is as far from 0 as the true one. With n pairs it is never below 2 / 2^n.
+
+    Raises ValueError without differences, or for more than 20.
+    """
+    found = np.asarray(differences, float)
+    if not 1 <= len(found) <= 20:
+        raise ValueError(f"the test goes through all signs of 1 to 20 differences, got {len(found)}")
+    sums = np.abs(np.array(list(product((1.0, -1.0), repeat=len(found)))) @ found)
+    return float((sums >= abs(found.sum()) - 1e-9).mean())
