@@ -285,7 +285,7 @@ def test_all_ways_are_measured_from_end_to_end(nano: Path, tmp_path: Path) -> No
 
 
 def test_who_learns_jointly_and_who_learns_one_thing_learn_from_the_same(nano: Path) -> None:
-    for documents in ("pairs", "interleaved", "interleaved, after stage I"):
+    for documents in ("one picture", "interleaved", "interleaved, after stage I"):
         batches, weights = [], {}
         for learns in ("comprehension", "creation", "joint"):
             sizes, recipe = synergy.recipe_of(NANO, {"learns": learns, "documents": documents}, 3)
@@ -299,7 +299,7 @@ def test_who_learns_jointly_and_who_learns_one_thing_learn_from_the_same(nano: P
                 "llm", "visual_projector", "dream_queries", "condition_projector"
             }  # fmt: skip
         assert batches[0] == batches[1] == batches[2]
-        assert ("single_edit" in batches[0]) == (documents != "pairs")
+        assert ("single_edit" in batches[0]) == (documents != "one picture")
         assert weights["joint"] == (weights["comprehension"][0], weights["creation"][1])
         assert weights["comprehension"][1] == weights["creation"][0] == 0
 
@@ -311,7 +311,7 @@ def test_students_after_stage_one_begin_with_what_it_moved(nano: Path) -> None:
     moved = load_file(nano / "align" / "trained.safetensors")["dream_queries"]
     assert synergy.begun(variables, nano) == nano / "align"
     assert torch.equal(DreamTask(sizes, recipe, nano, nano / "align").modules.dream_queries, moved)
-    assert synergy.begun({"learns": "joint", "documents": "pairs"}, nano) is None
+    assert synergy.begun({"learns": "joint", "documents": "one picture"}, nano) is None
 
 
 def test_what_a_setting_does_not_learn_is_not_examined(nano: Path, tmp_path: Path) -> None:
@@ -326,10 +326,10 @@ def test_what_a_setting_does_not_learn_is_not_examined(nano: Path, tmp_path: Pat
 
 
 def synergy_runs(**values: list[float]) -> dict[str, Any]:
-    """Runs of `joint, pairs` and `comprehension, pairs` with these captions right, seed by seed."""
+    """Runs of `joint, one picture` and `comprehension, one picture` with these captions right, seed by seed."""
     return {
         "runs": [
-            {"setting": f"{learns}, pairs", "seed": seed, "comprehension": {"captions": {"mean": mean}}}
+            {"setting": f"{learns}, one picture", "seed": seed, "comprehension": {"captions": {"mean": mean}}}
             for learns, means in values.items()
             for seed, mean in enumerate(means)
         ]
@@ -339,18 +339,18 @@ def synergy_runs(**values: list[float]) -> dict[str, Any]:
 def test_gains_are_differences_of_runs_of_one_seed() -> None:
     content = synergy_runs(joint=[0.9, 0.8, 0.7], comprehension=[0.7, 0.7, 0.4])
     content["runs"].reverse()  # their order does not matter
-    (gain,) = synergy.gains(content, "pairs").values()
+    (gain,) = synergy.gains(content, "one picture").values()
     assert (list(gain.seeds), list(gain.before), list(gain.after)) == ([0, 1, 2], [0.7, 0.7, 0.4], [0.9, 0.8, 0.7])
     assert gain.differences == pytest.approx([0.2, 0.1, 0.3]) and gain.difference["mean"] == pytest.approx(0.2)
     assert gain.difference["low"] < 0.2 < gain.difference["high"] and gain.p == 2 / 8
     assert str(gain).startswith("0.600 to 0.800, +0.200 (-0.048 to +0.448), p = 0.250")
-    assert synergy.verdicts(content) == f"captions, the whole scene, pairs: alone to jointly {gain}"
+    assert synergy.verdicts(content) == f"captions, the whole scene, one picture: alone to jointly {gain}"
 
 
 def test_gains_need_two_seeds_that_both_settings_have() -> None:
     content = synergy_runs(joint=[0.9, 0.8], comprehension=[0.7])
-    assert synergy.gains(content, "pairs") == {} and synergy.verdicts(content) == ""
-    assert synergy.compare(content, "joint, pairs", "creation, pairs", "comprehension", "captions") is None
+    assert synergy.gains(content, "one picture") == {} and synergy.verdicts(content) == ""
+    assert synergy.compare(content, "joint, one picture", "creation, one picture", "comprehension", "captions") is None
     assert synergy.gains(synergy_runs(joint=[0.9, 0.8], comprehension=[0.7, 0.6]), "interleaved") == {}
 
 

@@ -20,7 +20,7 @@ LOSSES = {"dream": (10.0, 0.0), "alignment": (0.0, 10.0), "both": (10.0, 10.0)}
 LEARNS = {"comprehension": (1.0, 0.0), "creation": (0.0, 10.0), "joint": (1.0, 10.0)}
 _INTERLEAVED = {"single_object": 0.25, "single_caption": 0.25, "single_qa": 0.25, "single_edit": 0.25}
 DOCUMENTS = {
-    "pairs": {"single_object": 0.5, "single_caption": 0.25, "single_qa": 0.25},
+    "one picture": {"single_object": 0.5, "single_caption": 0.25, "single_qa": 0.25},
     "interleaved": _INTERLEAVED,
     "interleaved, after stage I": _INTERLEAVED,
 }

@@ -28,7 +28,7 @@ Batch = dict[str, list[Example]]
 PARTS = ("visual projector", "dream queries", "condition projector", "word embeddings", "layers 1-3", "layers 4-6")
 
 
-def student_of(learns: str, documents: str = "pairs", steps: int = 0, seed: int = 0) -> DreamTask:
+def student_of(learns: str, documents: str = "one picture", steps: int = 0, seed: int = 0) -> DreamTask:
     """A student as the experiment's run of this seed begins it; `steps`: another number than the experiment's own."""
     variables, parts = {"learns": learns, "documents": documents}, find_weights("llm").parent
     sizes, recipe = synergy.recipe_of(budget_of("synergy", "mini"), variables, seed)
@@ -92,7 +92,7 @@ def step(model: Any, direction: Mapping[str, Tensor], by: float) -> None:
 class Slice:
     """The first steps of the three students of a seed, side by side, and both losses of documents held back."""
 
-    def __init__(self, steps: int, every: int, documents: str = "pairs") -> None:
+    def __init__(self, steps: int, every: int, documents: str = "one picture") -> None:
         self.at = list(range(0, steps + 1, every))
         self.tasks = {learns: student_of(learns, documents, steps) for learns in LEARNS}
         self.judge = self.tasks["joint"]
