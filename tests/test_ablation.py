@@ -309,8 +309,8 @@ def test_students_after_stage_one_begin_with_what_it_moved(nano: Path) -> None:
     sizes, recipe = synergy.recipe_of(NANO, variables, 3)
     assert recipe.steps == NANO.steps // 2
     moved = load_file(nano / "align" / "trained.safetensors")["dream_queries"]
-    assert synergy.begun(variables, nano) == nano / "align"
-    assert torch.equal(DreamTask(sizes, recipe, nano, nano / "align").modules.dream_queries, moved)
+    task = DreamTask(sizes, recipe, nano, synergy.begun(variables, nano))
+    assert torch.equal(task.modules.dream_queries, moved)
     assert synergy.begun({"learns": "joint", "documents": "one picture"}, nano) is None
 
 
@@ -340,7 +340,7 @@ def test_gains_are_differences_of_runs_of_one_seed() -> None:
     content = synergy_runs(joint=[0.9, 0.8, 0.7], comprehension=[0.7, 0.7, 0.4])
     content["runs"].reverse()  # their order does not matter
     (gain,) = synergy.gains(content, "one picture").values()
-    assert (list(gain.seeds), list(gain.before), list(gain.after)) == ([0, 1, 2], [0.7, 0.7, 0.4], [0.9, 0.8, 0.7])
+    assert (list(gain.before), list(gain.after)) == ([0.7, 0.7, 0.4], [0.9, 0.8, 0.7])
     assert gain.differences == pytest.approx([0.2, 0.1, 0.3]) and gain.difference["mean"] == pytest.approx(0.2)
     assert gain.difference["low"] < 0.2 < gain.difference["high"] and gain.p == 2 / 8
     assert str(gain).startswith("0.600 to 0.800, +0.200 (-0.048 to +0.448), p = 0.250")

@@ -4,9 +4,9 @@ Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 30
 from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), its learning curve from
 `stage_one.jsonl` (the log of its training), those of its second look from `trust.json` (`minidream evaluate trust
 --json ...`), what learning both brings from `synergy.json` (`minidream ablate synergy`), what shortcuts save from
-`bench.json` (`minidream bench --json ...`), costs from each `training.json` in
-`data/weights`, and the story from the weights themselves. Each table stands between two comments that name it; a test
-holds them equal to what this script would write.
+`bench.json` (`minidream bench --json ...`), costs from each `training.json` in `data/weights`, and the story from the
+weights themselves. Each table stands between two comments that name it; a test holds them equal to what this script
+would write.
 """
 
 from __future__ import annotations
@@ -175,10 +175,7 @@ def synergies() -> str:
     lines = ["| right, of | documents | one alone | both | gain | p |", "|---|---|---|---|---|---|"]
     for documents in DOCUMENTS:
         for name, gain in gains(content, documents).items():
-            found = gain.difference
-            means = " | ".join(f"{mean(values):.3f}" for values in (gain.before, gain.after))
-            told = f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
-            lines.append(f"| {name} | {documents} | {means} | {told} | {gain.p:.3f} |")
+            lines.append(f"| {' | '.join([name, documents, *gain.told()])} |")
     seconds = sum(run["cpu_seconds"] for run in content["runs"])
     note = f"`{content['command']}`, {seconds / 60:.0f} minutes of one CPU core; in brackets the gain's 95 % interval."
     return "\n".join([*lines, "", note])

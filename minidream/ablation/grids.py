@@ -63,10 +63,8 @@ BUDGETS = {
     "nano": Budget("nano", steps=4, batch=4, every=2, held_back=4, n=1, stories=2, sampling_steps=2),
     "mini": Budget("mini", steps=200, batch=24, every=20, held_back=128, n=50, stories=100),
 }
-SYNERGY: dict[str, dict[str, Any]] = {
-    "nano": {"steps": 2},
-    "mini": {"steps": 240, "n": 100},
-}  # what its budget has of its own
+# What the budget of `synergy` has of its own.
+SYNERGY: dict[str, dict[str, Any]] = {"nano": {"steps": 2}, "mini": {"steps": 240, "n": 100}}
 
 
 def budget_of(name: str, preset: str) -> Budget:

@@ -45,7 +45,6 @@ class Gain:
     """A figure of two settings, seed by seed: `before`, `after`, the mean `difference` with Student's interval, and `p`
     of the sign-flip test."""
 
-    seeds: Sequence[int]
     before: Sequence[float]
     after: Sequence[float]
 
@@ -61,10 +60,14 @@ class Gain:
     def p(self) -> float:
         return sign_flip(self.differences)
 
+    def told(self) -> tuple[str, str, str, str]:
+        """The means before and after, their difference with its interval, and p, for a line or a row."""
+        before, after = (f"{sum(values) / len(values):.3f}" for values in (self.before, self.after))
+        gain = self.difference
+        return before, after, f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})", f"{self.p:.3f}"
+
     def __str__(self) -> str:
-        gain, told = self.difference, "{:.3f} to {:.3f}, {:+.3f} ({:+.3f} to {:+.3f}), p = {:.3f}"
-        means = (sum(values) / len(values) for values in (self.before, self.after))
-        return told.format(*means, gain["mean"], gain["low"], gain["high"], self.p)
+        return "{} to {}, {}, p = {}".format(*self.told())
 
 
 def compare(content: Mapping[str, Any], before: str, after: str, part: str, figure: str) -> Gain | None:
@@ -77,7 +80,7 @@ def compare(content: Mapping[str, Any], before: str, after: str, part: str, figu
     seeds = sorted(found[before].keys() & found[after].keys())
     if len(seeds) < 2:
         return None
-    return Gain(seeds, *([found[setting][seed] for seed in seeds] for setting in (before, after)))
+    return Gain(*([found[setting][seed] for seed in seeds] for setting in (before, after)))
 
 
 def gains(content: Mapping[str, Any], documents: str) -> dict[str, Gain]:

@@ -53,7 +53,7 @@ def weighted(task: DreamTask, batch: Batch, noise: int = 0) -> dict[str, Tensor]
         if "/" in name:
             kind, which = name.split("/")
             learns = "comprehension" if which == "language" else "creation"
-            found[learns] = found[learns] + task.recipe.mixture[kind] * max(LEARNS[learns]) * loss
+            found[learns] = found[learns] + task.recipe.mixture[kind] * getattr(task.recipe, f"{which}_weight") * loss
     return found
 
 
@@ -104,9 +104,7 @@ class Slice:
         recipe = replace(task.recipe, log_every=every)
 
         def probe() -> dict[str, float]:
-            state = torch.get_rng_state()  # the training's noise goes on as if nobody had looked
             points.append(self._look(task))
-            torch.set_rng_state(state)
             return {}
 
         with tempfile.TemporaryDirectory() as folder:

@@ -90,7 +90,7 @@ def lines(at: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]
         for (name, values), mark, color in zip(series.items(), _MARKS, ("patch", "diffusion", "query")):
             line = "--" if name == "joint" else "-"
             axes.plot(at, values, line, color=PALETTE[COLORS.get(name, color)], marker=mark, markersize=5, label=name)
-        axes.set(xlabel=axis, ylim=(0, None), xticks=at)
+        axes.set(xlabel=axis, ylim=(0, 1.06 * max(map(max, series.values()))), xticks=at)
         axes.set_title(title, fontsize=_FONT + 1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=_FONT, frameon=False)
