@@ -141,7 +141,7 @@ def _write(options: argparse.Namespace) -> None:
     check_suffix(options.output)
     _check_place(options.output)
     parts = [] if options.picture is None else [load_picture(options.picture)]
-    sampling = _given(options, "seed", "guidance", "steps", "temperature", "max_pictures", "think")
+    sampling = _given(options, "seed", "guidance", "steps", "temperature", "max_pictures", "think", "tries")
     document = _pipeline().complete(Document([*parts, options.prompt]), **sampling)
     document.save(options.output)
     print(document.text)
@@ -267,7 +267,11 @@ def _parser() -> argparse.ArgumentParser:
     sampling(write)
     write.add_argument("--temperature", type=_number(float, 0, 5), help="of the text (0: always the likeliest)")
     write.add_argument("--max-pictures", type=_number(int, 0, 100), help="stop after so many pictures")
-    write.add_argument("--think", action="store_true", default=None, help="say first what each picture will show")
+    think = argparse.BooleanOptionalAction
+    write.add_argument("--think", action=think, default=True, help="say first what each picture will show (default)")
+    write.add_argument(
+        "--tries", type=_number(int, 1, 100), help="drawings at most until a picture shows what was said"
+    )
 
     draw = command("draw", _draw, "draw a picture from a caption")
     draw.add_argument("caption", type=_words, metavar="CAPTION", help="what to draw")

@@ -1,7 +1,8 @@
 """The interleaved loop: in one stream the model writes, decides where a picture belongs, draws it and looks at it.
 
     write    decode text with a KV cache until the model itself emits <dream>, or ends with </s>
-    think    if asked to, tell in brackets what is to be drawn, to be read by the dream block and then forgotten
+    think    if asked to, tell in brackets what is to be drawn, to be read by the dream block and then forgotten; and
+             look whether the picture shows that, or draw it again
     dream    append the dream block (never sampled); its hidden states are the condition (Eq. 3)
     draw     the frozen decoder makes a picture of it, guided away from the null condition
     look     the vision encoder reads that very picture, the image block is appended; then write on
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
+from minidream.agreement import AGREES, Agreement, agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.modeling.minidream import MiniDream
@@ -55,6 +57,14 @@ class Thought:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """A picture in which the model does not read its thought, and draws it again; the one that agrees best is kept."""
+
+    document: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
 class Preview:
     """The picture as foreseen after denoising step `step` (from 1)."""
 
@@ -79,7 +89,7 @@ class End:
     reason: str
 
 
-Event = TextPiece | PictureComing | Thought | Preview | Picture | End
+Event = TextPiece | PictureComing | Thought | Doubt | Preview | Picture | End
 
 
 @dataclass(eq=False)
@@ -197,21 +207,23 @@ class InterleavedGenerator:
                 return
             yield from (PictureComing(writer.index) for writer in dreaming)
             block = self._blocks("dream", dreaming).to(self.model.device)
+            thoughts: dict[int, str] = {}
             if self.options.think:
-                condition = yield from self._think(block, dreaming)
+                condition, thoughts = yield from self._think(block, dreaming)
                 self._read(block)
             else:
                 condition = self.model.conditions(self._read(block), block.query_mask)  # (M, Q, D), Eq. 3
-            latents = yield from self._draw(condition, dreaming)
-            pictures = self.model.decoder.decode(latents)  # (M, 3, H, W) uint8
+            pictures = yield from self._draw(condition, dreaming)  # (M, 3, H, W) uint8
+            if thoughts and self.options.tries > 1:
+                pictures = yield from self._redraw(pictures, condition, dreaming, thoughts)
             for writer, picture in zip(dreaming, pictures):
                 yield Picture(writer.index, to_image(picture))
                 writer.state, writer.text, writer.shown = "writing", [], 0
             hidden = self._read(self._blocks("image", dreaming), self.model.encode_pictures(pictures))
 
-    def _think(self, block: Batch, dreaming: list[_Writer]) -> Generator[Event, None, Tensor]:
-        """Conditions (M, Q, D) of dream blocks that follow on a caption of the model's own, in brackets; then the
-        stream is as it was before. Stage III taught it to tell so what comes next."""
+    def _think(self, block: Batch, dreaming: list[_Writer]) -> Generator[Event, None, tuple[Tensor, dict[int, str]]]:
+        """Conditions (M, Q, D) of dream blocks that follow on a caption of the model's own, in brackets, and these
+        thoughts by document; then the stream is as it was before. Stage III taught it to tell so what comes next."""
         columns, opening = self.mask.shape[1], self.processor.encode(OPENING)
         # The block's place is taken already; what is left of the context is for the thought.
         left = {w.index: self.processor.max_length - w.used - len(opening) for w in dreaming}
@@ -233,8 +245,33 @@ class InterleavedGenerator:
         condition = self.model.conditions(self._read(block), block.query_mask)
         self.cache.crop(columns - self.mask.shape[1])  # as many off its end
         self.mask = self.mask[:, :columns]
-        yield from (Thought(index, self.processor.decode(ids).split(CLOSING)[0].strip()) for index, ids in told.items())
-        return condition
+        thoughts = {index: self.processor.decode(ids).split(CLOSING)[0].strip() for index, ids in told.items()}
+        yield from (Thought(index, text) for index, text in thoughts.items())
+        return condition, thoughts
+
+    def _redraw(
+        self, pictures: Tensor, condition: Tensor, dreaming: list[_Writer], thoughts: dict[int, str]
+    ) -> Generator[Event, None, Tensor]:
+        """Draw anew those of the pictures (M, 3, H, W) in which the model does not read its thought; of the `tries` of
+        each, the one that agrees best is kept."""
+        told = {i: thoughts[writer.index] for i, writer in enumerate(dreaming) if thoughts.get(writer.index)}
+        drawn, fits = pictures, self._agreements(pictures, told)
+        for _ in range(self.options.tries - 1):
+            again = [i for i, fit in fits.items() if fit.share < AGREES]
+            if not again:
+                break
+            yield from (Doubt(dreaming[i].index, to_image(drawn[i])) for i in again)
+            drawn = pictures.clone()
+            drawn[again] = yield from self._draw(condition[again], [dreaming[i] for i in again])
+            for i, fit in self._agreements(drawn, {i: told[i] for i in again}).items():
+                if fit > fits[i]:
+                    pictures[i], fits[i] = drawn[i], fit
+        return pictures
+
+    def _agreements(self, pictures: Tensor, told: dict[int, str]) -> dict[int, Agreement]:
+        """How pictures, by their number, agree with what was told of them."""
+        shown = [to_image(pictures[i]) for i in told]
+        return dict(zip(told, agreement(self.model, self.processor, shown, list(told.values()))))
 
     def _blocks(self, kind: str, writers: list[_Writer]) -> Batch:
         """A block for each of these writers, padding for the others."""
@@ -310,17 +347,17 @@ class InterleavedGenerator:
             yield End(writer.index, reason)
 
     def _draw(self, condition: Tensor, dreaming: list[_Writer]) -> Generator[Event, None, Tensor]:
-        """Sample latents (M, C, h, w) for conditions (M, Q, D), in one batch; returned after the previews, if any."""
+        """Draw pictures (M, 3, H, W), uint8, under conditions (M, Q, D), in one batch; returned after the previews."""
         sample = partial(sample_latents, self.model, condition, self.options, [writer.noise for writer in dreaming])
         every = self.options.preview_every
         if not every:
-            return sample()
+            return self.model.decoder.decode(sample())
         watched = watch(lambda callback: sample(callback=callback))
         while True:
             try:
                 step, foreseen = next(watched)
             except StopIteration as finished:
-                return finished.value
+                return self.model.decoder.decode(finished.value)
             if (step + 1) % every == 0 and step + 1 < self.options.steps:
                 for writer, picture in zip(dreaming, self.model.decoder.decode(foreseen)):
                     yield Preview(writer.index, step + 1, to_image(picture))

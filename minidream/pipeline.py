@@ -27,7 +27,7 @@ from minidream.verification import Verdict, best_of, verify, worst_first
 from minidream.weights import find_weights
 
 BATCH = 64  # documents worked on at once; more would only take more memory
-STRIDE = 1_000_003  # between the seeds of `best_of`, so that neighbouring seeds share no picture
+STRIDE = 1_000_003  # between the seeds of several tries at a picture, so that neighbouring seeds share no picture
 Prompt = str | Image.Image | Document
 
 

@@ -89,7 +89,7 @@ def main(output: Path = Path("out/tour.html"), picture: Path | None = None, pipe
         return loaded, "<p>A language model, an eye and a painter, opened from their safetensors files.</p>"
 
     def completed(beginning: Document, most: int) -> tuple[Document, str]:
-        document = model.complete(beginning, seed=0, max_pictures=most)
+        document = model.complete(beginning, seed=0, max_pictures=most, think=True)
         return document, document._repr_html_()
 
     model = show("The model is opened", opened)

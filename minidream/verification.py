@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
+from minidream.agreement import agreement
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
 from minidream.generation import CLOSING, MOST_TOLD, End, TextPiece
@@ -75,10 +75,10 @@ def verify(pipe: MiniDreamPipeline, documents: Sequence[Document], given: Sequen
     told = _told(pipe, documents, asked)
     pictures = [documents[index][part] for index, part in places]
     read = pipe.caption(pictures) if pictures else []
-    scores = _probabilities(pipe, pictures, [told[place] for place in places])
+    fits = agreement(pipe.model, pipe.processor, pictures, [told[place] for place in places])
     verdicts: list[list[Verdict]] = [[] for _ in documents]
-    for (index, part), words, score in zip(places, read, scores):
-        verdicts[index].append(Verdict(index, part, score, told[index, part], words))
+    for (index, part), words, fit in zip(places, read, fits):
+        verdicts[index].append(Verdict(index, part, fit.score, told[index, part], words))
     return verdicts
 
 
@@ -157,23 +157,6 @@ def until_bracket(
             if not still:
                 break
     return [said[key].split(CLOSING)[0].strip() for key in keys]
-
-
-@torch.no_grad()
-def _probabilities(pipe: MiniDreamPipeline, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-    """How likely the model says each text, and then ends, of its picture."""
-    found: list[float] = []
-    for start in range(0, len(pictures), BATCH):
-        some = [Document(pair) for pair in zip(pictures[start : start + BATCH], texts[start : start + BATCH])]
-        batch = pipe.processor(some, "image_to_text", prompt_parts=[1] * len(some)).to(pipe.model.device)
-        out = pipe.model(**batch.model_inputs(), image_features=pipe.model.encode_pictures(batch.pictures[batch.seen]))
-        targets = batch.labels[:, 1:]  # (B, L - 1)
-        likely = out.logits[:, :-1].double().log_softmax(-1)  # (B, L - 1, V); double, for products of many
-        likely = likely.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        said = targets != -100
-        # A text that does not fit into the context is not there, and nothing would be certain: it counts as not said.
-        found += ((likely * said).sum(1).exp() * said.any(1)).tolist()
-    return found
 
 
 def best_of(

@@ -122,12 +122,15 @@ def test_write(painter: type[Painter], suffix: str, capsys: pytest.CaptureFixtur
         "0.5",
         "--max-pictures",
         "2",
-        "--think",
+        "--no-think",
+        "--tries",
+        "3",
     ]
-    assert cli.main(["write", PROMPT, "--picture", "given.jpg", "-o", str(target), *options, "--think"]) == 0
+    assert cli.main(["write", PROMPT, "--picture", "given.jpg", "-o", str(target), *options]) == 0
     ((verb, (document,), given),) = painter.asked
     assert verb == "complete" and document.texts == [PROMPT] and document.pictures[0].size == (90, 70)
-    assert given == {"seed": 7, "guidance": 2.5, "steps": 9, "temperature": 0.5, "max_pictures": 2, "think": True}
+    drawn = {"seed": 7, "guidance": 2.5, "steps": 9, "max_pictures": 2, "tries": 3}
+    assert given == {**drawn, "temperature": 0.5, "think": False}
     assert Document.load(target) == Painter.complete(document)
     out, err = capsys.readouterr()
     assert out == f"<picture> {PROMPT} <picture> The end.\nwritten: {target}\n" and err == ""
@@ -135,7 +138,7 @@ def test_write(painter: type[Painter], suffix: str, capsys: pytest.CaptureFixtur
 
 def test_options_not_given_are_left_to_the_pipeline(painter: type[Painter], here: Path) -> None:
     assert cli.main(["write", PROMPT]) == 0 and cli.main(["draw", PROMPT]) == 0
-    assert [options for _, _, options in painter.asked] == [{}, {}]
+    assert [options for _, _, options in painter.asked] == [{"think": True}, {}]
     assert Document.load(here / "out" / "story.html").texts == [PROMPT, " The end."]
     assert Image.open(here / "out" / "drawing.png").getpixel((0, 0)) == (255, 0, 0)
 

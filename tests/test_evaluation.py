@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model
 
+from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.evaluation import ASKED, asked, comprehension, creation, evaluate, examine, figures, interleaved, table
@@ -103,6 +104,9 @@ class Oracle:
     def tell_next(self, documents, given):
         return [caption(self.truth[key(document)], random.Random(0)) for document in documents]
 
+    def agree(self, pictures, texts):
+        return [Agreement(1.0, 1.0) for _ in pictures]
+
     def places_dreams(self, documents, given):
         return [True] * len(documents)
 
@@ -124,6 +128,9 @@ class Ignorant:
 
     def tell_next(self, documents, given):
         return ["" for _ in documents]
+
+    def agree(self, pictures, texts):
+        return [Agreement(0.0, 0.0) for _ in pictures]
 
     def places_dreams(self, documents, given):
         return [False] * len(documents)

@@ -8,9 +8,12 @@ from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_tokenizer
 from torch import nn
 
+from minidream import generation
+from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
 from minidream.generation import (
+    Doubt,
     End,
     InterleavedGenerator,
     Picture,
@@ -153,7 +156,7 @@ def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
     processor = make(max_length=60)
     [prompt] = PROMPTS[:1]
     script(monkeypatch, [processor.dream, processor.eos])
-    events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True)))
+    events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True, tries=1)))
     assert kinds(events) == ["PictureComing", "Thought", "Picture", "End"]
     taken = processor([prompt], generation_prompt=True).input_ids.shape[1] + processor.picture_length
     room = 60 - taken - len(processor.encode(" ("))
@@ -169,6 +172,39 @@ def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
     at_once = collected(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1)))[0][1]
     assert difference(at_once[0], events[2].image) > 1
     assert kinds(no_room) == ["PictureComing", "Picture", "End"] and difference(at_once[0], no_room[1].image) == 0
+
+
+@torch.no_grad()
+def test_a_picture_that_does_not_show_the_thought_is_drawn_again(model, monkeypatch):
+    """Each document by itself: of its tries the best is kept, no more are made once one agrees, and a picture without
+    a thought is not doubted."""
+    processor, options = make(), {"steps": 2, "max_pictures": 1, "think": True}
+    scores = {0: iter([0.1, 0.3, 0.2]), 1: iter([0.4, 0.6])}
+    thoughts = {0: "a star", 1: "a ring", 2: ""}
+    looked_at: list[Image.Image] = []
+
+    def agreement(_, __, pictures, texts):
+        looked_at.extend(pictures)
+        return [Agreement(next(scores[list(thoughts.values()).index(text)]), 0.0) for text in texts]
+
+    monkeypatch.setattr(generation, "agreement", agreement)
+    think = InterleavedGenerator._think
+
+    def thinking(self, block, dreaming):
+        condition, _ = yield from think(self, block, dreaming)
+        return condition, thoughts
+
+    monkeypatch.setattr(InterleavedGenerator, "_think", thinking)
+    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, _: [processor.dream] * 3)
+    events = list(stream(model, processor, PROMPTS, SamplingOptions(**options, tries=3)))
+    doubted = [(event.document, event.image) for event in events if isinstance(event, Doubt)]
+    drawn = {event.document: event.image for event in events if isinstance(event, Picture)}
+    first, other, second, agreed, third = looked_at
+    assert doubted == [(0, first), (1, other), (0, second)]
+    assert (drawn[0], drawn[1]) == (second, agreed) and first != second != third
+    once = list(stream(model, processor, PROMPTS, SamplingOptions(**options, tries=1)))
+    assert not any(isinstance(event, Doubt) for event in once) and len(looked_at) == 5
+    assert [e.image for e in once if isinstance(e, Picture)] == [first, other, drawn[2]]
 
 
 def test_a_thought_is_forgotten_once_its_picture_is_drawn(model, monkeypatch):
@@ -304,6 +340,7 @@ def test_closing_the_stream_stops_the_work(model, monkeypatch):
         ({"steps": 5000}, "steps"),
         ({"solver": "magic"}, "dpm, ddim"),
         ({"think": "hard"}, "think"),
+        ({"tries": 0}, "tries"),
         ({"max_pictures": -1}, "max_pictures"),
         ({"max_pictures": 20}, "at most 16"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -80,10 +80,10 @@ def test_what_it_thinks_while_it_writes_is_what_is_examined(pipe: MiniDreamPipel
     """The option `think` of the loop, and the candidate whose thoughts `evaluate` measures, say and draw the same."""
     story = next(told for told in stories("facts", 20, seed=1) if len(told.scenes) > 2)
     begun = render(story.document_plan[:3])  # the reader's picture in it is given
-    events = list(pipe.stream(begun, think=True, max_pictures=1, seed=4))
+    events = list(pipe.stream(begun, think=True, tries=1, max_pictures=1, seed=4))
     thought = next(event.text for event in events if isinstance(event, Thought))
     picture = next(event.image for event in events if isinstance(event, Picture))
     candidate = PipelineCandidate(pipe)
     assert candidate.tell_next([begun], [3]) == [thought] and parse_caption(thought) is not None
-    [drawn] = Thinker(candidate).draw_next([begun], [3], seed=4)
+    [drawn] = Thinker(candidate, tries=1).draw_next([begun], [3], seed=4)
     assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(picture, dtype=int)).max() <= 2

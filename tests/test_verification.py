@@ -5,7 +5,9 @@ import torch
 from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokenizer
 
+from minidream import agreement as agreement_module
 from minidream import verification
+from minidream.agreement import agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.generation import End, TextPiece, to_image
@@ -71,23 +73,27 @@ def test_the_readers_pictures_are_believed(scripted):
 
 
 def test_the_score_is_the_probability_of_the_words_and_their_end(pipe):
-    """By hand: exp of minus the summed cross-entropy that the model's own loss averages."""
+    """By hand: exp of minus the summed cross-entropy that the model's own loss averages; and the share of it that the
+    likeliest words in their places would have."""
     texts = ["a small red circle", "a star. a blue star above it."]
-    found = verification._probabilities(pipe, [A, B], texts)
-    for picture, text, score in zip((A, B), texts, found):
+    found = agreement(pipe.model, pipe.processor, [A, B], texts)
+    for picture, text, fit in zip((A, B), texts, found):
         batch = pipe.processor([Document([picture, text])], "image_to_text", prompt_parts=[1])
         with torch.no_grad():
             out = pipe.model(**batch.model_inputs(), image_features=pipe.model.encode_pictures(batch.pictures))
         tokens = len(pipe.processor.encode(text)) + 1
-        assert score == pytest.approx(float((-tokens * out.language_loss).exp()), rel=1e-3)
-    swapped = verification._probabilities(pipe, [B, A], texts)
-    assert max(abs(a - b) / a for a, b in zip(found, swapped)) > 1e-3  # it looks
-    assert verification._probabilities(pipe, [A], ["a star. " * 200]) == [0.0]
+        assert fit.score == pytest.approx(float((-tokens * out.language_loss).exp()), rel=1e-3)
+        likeliest = out.logits[0, -tokens - 1 : -1].softmax(-1).amax(-1).prod()
+        assert fit.share == pytest.approx(fit.score / float(likeliest), rel=1e-3)
+    swapped = agreement(pipe.model, pipe.processor, [B, A], texts)
+    assert max(abs(a.score - b.score) / a.score for a, b in zip(found, swapped)) > 1e-3  # it looks
+    assert agreement(pipe.model, pipe.processor, [A], ["a star. " * 200]) == [(0.0, 0.0)]
 
 
 def test_a_batch_is_judged_as_one_by_one(pipe, monkeypatch):
     documents = [Document(["a red circle.", A, "it lands.", B]), Document([C]), Document(["a star", C])]
     monkeypatch.setattr(verification, "BATCH", 2)
+    monkeypatch.setattr(agreement_module, "BATCH", 2)
     for each, alone in zip(pipe.verify(documents), map(pipe.verify, documents), strict=True):
         assert [v.told for v in each] == [v.told for v in alone]
         assert [v.score for v in each] == pytest.approx([v.score for v in alone], rel=1e-3)

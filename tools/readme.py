@@ -52,13 +52,17 @@ ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the res
     "stories: `<dream>` exactly where it belongs": ("interleaved", "placement"),
     "after a reader's picture and an order: `<dream>` at once": ("interleaved", "orders"),
     "stories: every picture right": ("interleaved", "pictures"),
+    "&nbsp; stories with `think`": ("interleaved", "thinking", "pictures"),
     "facts that only a picture holds, kept": ("interleaved", "picture_only_facts"),
+    "&nbsp; facts with `think`": ("interleaved", "thinking", "picture_only_facts"),
     "edits": ("interleaved", "edits"),
+    "&nbsp; edits with `think`": ("interleaved", "thinking", "edits"),
     "made-up names": ("interleaved", "made_up_names"),
-    "these four again, each picture said first (`think`)": ("interleaved", "thinking"),
+    "&nbsp; names with `think`": ("interleaved", "thinking", "made_up_names"),
     "two made-up names in one picture": ("interleaved", "composition"),
     "a made-up name that several pictures bind": ("interleaved", "subjects"),
     "stories that go on from the reader's own picture": ("interleaved", "continued"),
+    "&nbsp; such stories with `think`": ("interleaved", "thinking", "continued"),
     "a question that only examples explain (0 / 1 / 2 / 4 of them)": ("interleaved", "few_shot"),
     "plain language kept (perplexity before stage I / after stage III)": ("interleaved", "perplexity", "kept"),
 }
@@ -248,7 +252,7 @@ def draw_story() -> None:
     from minidream.visualization import film_strip
     from minidream.visualization.figures import to_png
 
-    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), seed=7)
+    story = MiniDreamPipeline.from_pretrained().complete(Document([PROMPT]), seed=7, think=True)
     said = [before for before, part in pairwise(story) if not isinstance(part, str)]
     write_atomically(STORY, to_png(film_strip(story.pictures, [str(words).strip() for words in said])))
     print(story.text)

@@ -5,7 +5,7 @@
 | creation      | GenEval's six categories, seen and held out, beside the teacher; FID, CLIP score  |
 | comprehension | captions by exact scene, questions by type, POPE                                  |
 | interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names,   |
-|               | a reader's own picture; the first of these again with thoughts (`think`);         |
+|               | a reader's own picture; most of these again with thoughts (`think`);              |
 |               | questions by example; whether plain language is kept                              |
 | trust         | verdicts on its own pictures, best-of-4 by them, explanations (not part of "all") |
 | robustness    | captions and questions under damage, as curves (not part of "all")                |
@@ -47,6 +47,10 @@ ASKED: dict[tuple[str, ...], float] = {
     ("interleaved", "picture_only_facts"): 0.90,
     ("interleaved", "edits"): 0.90,
     ("interleaved", "made_up_names"): 0.80,
+    ("interleaved", "thinking", "pictures"): 0.90,
+    ("interleaved", "thinking", "picture_only_facts"): 0.90,
+    ("interleaved", "thinking", "edits"): 0.90,
+    ("interleaved", "thinking", "made_up_names"): 0.80,
     ("interleaved", "perplexity", "kept"): 0.95,
     ("trust", "captions", "auroc"): 0.90,
     ("trust", "captions", "errors_removed"): 0.50,

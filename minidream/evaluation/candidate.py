@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
+from minidream.agreement import Agreement, agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.explanation import Explanation
@@ -55,6 +56,9 @@ class Candidate(Protocol):
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         """What the picture that comes next in each document is to show, in words."""
+
+    def agree(self, pictures: list[Image.Image], texts: list[str]) -> list[Agreement]:
+        """How readily the candidate, looking at each picture, would say its text."""
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         """For each finished document, whether the candidate would begin a picture exactly where one stands."""
@@ -144,6 +148,9 @@ class PipelineCandidate:
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         return until_bracket(self.pipe, [document + Document([OPENING]) for document in documents], given)
+
+    def agree(self, pictures: list[Image.Image], texts: list[str]) -> list[Agreement]:
+        return agreement(self.pipe.model, self.pipe.processor, pictures, texts)
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         placed: list[bool] = []

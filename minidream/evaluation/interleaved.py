@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from minidream.agreement import AGREES
 from minidream.documents import Document
 from minidream.evaluation.candidate import Candidate, dice, look
 from minidream.evaluation.comprehension import plain
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
 from minidream.generation import CLOSING, OPENING
+from minidream.pipeline import STRIDE
+from minidream.sampling import SamplingOptions
 from minidream.world.corpora import question_text, render, sample
 from minidream.world.questions import few_shot as ask_by_example
 from minidream.world.scene import Scene
@@ -98,15 +101,30 @@ def _begun(candidate: Candidate, n: int, seed: int, part: str) -> list[bool]:
 
 
 class Thinker:
-    """A candidate that tells itself what to draw, and draws after its own words (the option `think`)."""
+    """A candidate that tells itself what to draw, draws after its own words, and draws anew, up to `tries` times in
+    all, what it does not read so (the options `think` and `tries`)."""
 
-    def __init__(self, candidate: Candidate) -> None:
-        self.candidate = candidate
+    def __init__(self, candidate: Candidate, tries: int = SamplingOptions.tries) -> None:
+        self.candidate, self.tries = candidate, tries
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
         told = self.candidate.tell_next(documents, given)
         thought = [document + Document([OPENING, words + CLOSING]) for document, words in zip(documents, told)]
-        return self.candidate.draw_next(thought, given, seed)
+        best = self.candidate.draw_next(thought, given, seed)
+        if self.tries == 1:
+            return best
+        fits = self.candidate.agree(best, told)
+        for turn in range(1, self.tries):
+            again = [i for i, fit in enumerate(fits) if fit.share < AGREES]
+            if not again:
+                break
+            drawn = self.candidate.draw_next(
+                [thought[i] for i in again], [given[i] for i in again], seed + turn * STRIDE
+            )
+            for i, picture, fit in zip(again, drawn, self.candidate.agree(drawn, [told[i] for i in again])):
+                if fit > fits[i]:
+                    best[i], fits[i] = picture, fit
+        return best
 
 
 FOLLOWED: dict[str, tuple[str, Callable[[Scene, Scene | None], bool]]] = {
@@ -118,7 +136,7 @@ FOLLOWED: dict[str, tuple[str, Callable[[Scene, Scene | None], bool]]] = {
     "subjects": ("subject", same),
     "continued": ("continued", same),
 }  # the kind of document, and what makes each picture of it right
-THOUGHT = ("pictures", "picture_only_facts", "edits", "made_up_names")
+THOUGHT = ("pictures", "picture_only_facts", "edits", "made_up_names", "continued")
 
 
 def followed(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
@@ -127,7 +145,8 @@ def followed(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, An
 
 
 def thinking(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-    """The same of those in `THOUGHT`, where the candidate tells itself before each picture what it is to draw."""
+    """The same of those in `THOUGHT`, where the candidate tells itself before each picture what it is to draw, and
+    looks whether it did."""
     thinker: Any = Thinker(candidate)
     return _by_part("thinking", lambda part: {name: _right(name, thinker, n, seed, part) for name in THOUGHT})
 

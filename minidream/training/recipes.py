@@ -88,8 +88,8 @@ _MINI = {
         "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
         dream_weight=80.0, dream_delta=0.025, dream_draws=3, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.08, "image_to_text": 0.09, "interleaved": 0.42, "qa": 0.07, "dialogue": 0.06,
-            "in_context": 0.08, "text": 0.01, "text_states": 0.05, "seen_states": 0.12, "text_qa": 0.02,
+            "text_to_image": 0.08, "image_to_text": 0.06, "interleaved": 0.34, "qa": 0.07, "dialogue": 0.06,
+            "in_context": 0.08, "text": 0.01, "text_states": 0.03, "seen_states": 0.25, "text_qa": 0.02,
         },
     ),
 }  # fmt: skip

@@ -1,0 +1,48 @@
+"""Does a picture show what words say? The model looks at it and is asked how likely it would say just these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from minidream.documents import Document
+from minidream.modeling.minidream import MiniDream
+from minidream.processing import MiniDreamProcessor
+
+AGREES = 0.5  # the least share
+BATCH = 64  # pictures looked at at once
+
+
+class Agreement(NamedTuple):
+    """How readily a model says a text of a picture; the larger, the better.
+
+    `share`: its words' probability, each divided by that of the likeliest word in its place; 1 for what the model would
+    say by itself. `score`: the probability that it says this text, and then nothing more.
+    """
+
+    share: float
+    score: float
+
+
+@torch.no_grad()
+def agreement(
+    model: MiniDream, processor: MiniDreamProcessor, pictures: Sequence[Image.Image], texts: Sequence[str]
+) -> list[Agreement]:
+    """How each picture agrees with its text, in one pass over both; not at all, if the text does not fit into the
+    context."""
+    found: list[Agreement] = []
+    for start in range(0, len(pictures), BATCH):
+        some = [Document(pair) for pair in zip(pictures[start : start + BATCH], texts[start : start + BATCH])]
+        batch = processor(some, "image_to_text", prompt_parts=[1] * len(some)).to(model.device)
+        out = model(**batch.model_inputs(), image_features=model.encode_pictures(batch.pictures[batch.seen]))
+        targets = batch.labels[:, 1:]  # (B, L - 1)
+        likely = out.logits[:, :-1].double().log_softmax(-1)  # (B, L - 1, V); double, for products of many
+        chosen = likely.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        said = targets != -100
+        readily = (chosen - likely.amax(-1), chosen)
+        sums = [((each * said).sum(1).exp() * said.any(1)).tolist() for each in readily]
+        found += [Agreement(*pair) for pair in zip(*sums)]
+    return found
