@@ -12,7 +12,7 @@ from minidream.documents import Document
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
 
-AGREES = 0.5  # the least share
+AGREES = 0.5  # the least `share` of a picture that shows what its text says
 BATCH = 64  # pictures looked at at once
 
 

@@ -278,6 +278,31 @@ def test_training_and_evaluation_draw_different_scenes():
     assert len(asked_for) > 100 and not set(drawn) & set(asked_for)
 
 
+def test_a_thinker_draws_anew_what_it_does_not_read_and_keeps_the_best():
+    """Each picture by itself, after its own thought; no try more than it takes, or than `tries`."""
+    shares = {"red": iter([0.1, 0.3, 0.2]), "blue": iter([0.4, 0.6]), "green": iter([0.5])}
+    drawn: list[tuple[list[str], int, Image.Image]] = []
+
+    class Scripted:
+        def tell_next(self, documents, given):
+            return [document.text for document in documents]
+
+        def draw_next(self, documents, given, seed):
+            pictures = [Image.new("RGB", (1, 1), (len(drawn) + i, 0, 0)) for i in range(len(documents))]
+            drawn.extend((document.parts, seed, picture) for document, picture in zip(documents, pictures))
+            return pictures
+
+        def agree(self, pictures, texts):
+            return [Agreement(next(shares[text]), 0.0) for text in texts]
+
+    told = [Document([name]) for name in shares]
+    red, blue, green = interleaved.Thinker(Scripted(), tries=3).draw_next(told, [1, 1, 1], seed=7)
+    turns = ("red", "blue", "green", "red", "blue", "red")
+    assert [parts for parts, _, _ in drawn] == [[name, " (", f"{name})"] for name in turns]
+    assert [red, blue, green] == [drawn[i][2] for i in (3, 4, 2)]
+    assert len({seed for _, seed, _ in drawn}) == 3  # another noise each turn
+
+
 def test_parts_are_seen_or_held_out():
     for held_out in (False, True):
         trials = creation.trials(20, 0, held_out)
