@@ -18,10 +18,22 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model
 from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.evaluation import ASKED, asked, comprehension, creation, evaluate, examine, figures, interleaved, table
+from minidream.evaluation import (
+    ASKED,
+    asked,
+    comprehension,
+    consistency,
+    creation,
+    evaluate,
+    examine,
+    figures,
+    interleaved,
+    table,
+)
 from minidream.evaluation import candidate as candidate_module
 from minidream.evaluation.candidate import PipelineCandidate, digest
 from minidream.evaluation.statistics import bootstrap, f1, jackknife, paired, proportion, sign_flip, student
+from minidream.generation import End
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor, visual_question
 from minidream.tokenizer import train_tokenizer
@@ -30,7 +42,7 @@ from minidream.world import corpora
 from minidream.world.corpora import render
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES
-from minidream.world.scene import HELD_OUT_PAIRS, Scene, is_held_out, random_scene
+from minidream.world.scene import HELD_OUT_PAIRS, Scene, Thing, is_held_out, random_scene
 from minidream.world.tell import KINDS, QUESTION_TYPES, caption, understand
 
 N, SEED = 3, 5
@@ -55,11 +67,18 @@ def key(part):
     return part if isinstance(part, str) else part.tobytes()
 
 
+def without_thoughts(document):
+    told = {index for index, part in enumerate(document) if part == " ("}
+    return Document([part for index, part in enumerate(document) if not {index, index - 1} & told])
+
+
 class Oracle:
     """Knows the truth of every examination with N items and SEED, and the documents it was shown."""
 
     def __init__(self):
-        self.documents, self.truth, self.answers = [], {}, {}
+        self.documents, self.truth, self.answers, self.stories = [], {}, {}, {}
+        for told in interleaved.stories("story", N, SEED):
+            self.stories[told.document_plan[0]] = render(told.document_plan[1:])
         for part in ("seen", "held_out"):
             for kind in KINDS:
                 for told in interleaved.stories(kind, N, SEED, part):
@@ -94,15 +113,17 @@ class Oracle:
         return [draw(self.next(document)) for document in documents]
 
     def next(self, document):
-        *before, opening, told = ["", *document]
-        if opening != " (":
-            return self.truth[key(document)]
-        scene = self.truth[key(Document(before[1:]))]
-        assert understand(told.removesuffix(")")).facts() == scene.facts()
+        scene = self.truth[key(without_thoughts(document))]
+        if len(document) > 1 and document[len(document) - 2] == " (":
+            told = document[len(document) - 1]
+            assert understand(told.removesuffix(")")).facts() == scene.facts()
         return scene
 
     def tell_next(self, documents, given):
-        return [caption(self.truth[key(document)], random.Random(0)) for document in documents]
+        return [caption(self.next(document), random.Random(0)) for document in documents]
+
+    def write(self, openings, seed, think):
+        return [self.stories[opening] for opening in openings]
 
     def agree(self, pictures, texts):
         return [Agreement(1.0, 1.0) for _ in pictures]
@@ -128,6 +149,9 @@ class Ignorant:
 
     def tell_next(self, documents, given):
         return ["" for _ in documents]
+
+    def write(self, openings, seed, think):
+        return [Document([picture, "And then?", picture]) for picture in self.draw(openings, seed)]
 
     def agree(self, pictures, texts):
         return [Agreement(0.0, 0.0) for _ in pictures]
@@ -231,7 +255,7 @@ def test_who_knows_everything_scores_one_and_the_json_has_the_designs_shape():
     assert set(result["comprehension"]["caption"]) == set(result["comprehension"]["vqa"]) == {"seen", "held_out"}
     assert set(result["comprehension"]["vqa"]["held_out"]) == {*QUESTION_TYPES, "overall"}
     assert set(result["comprehension"]["pope"]) == {"random", "popular", "adversarial"}
-    assert set(result["interleaved"]) == {*STORIES, "perplexity", "held_out"}
+    assert set(result["interleaved"]) == {*STORIES, "consistency", "perplexity", "held_out"}
     assert set(result["interleaved"]["held_out"]) == set(STORIES)
     assert set(result["interleaved"]["few_shot"]) == {"0", "1", "2", "4"}
     assert result["interleaved"]["pictures"]["n"] == N
@@ -278,9 +302,9 @@ def test_training_and_evaluation_draw_different_scenes():
     assert len(asked_for) > 100 and not set(drawn) & set(asked_for)
 
 
-def test_a_thinker_draws_anew_what_it_does_not_read_and_keeps_the_best():
+def test_after_a_thought_what_is_not_read_there_is_drawn_anew_and_the_best_is_kept():
     """Each picture by itself, after its own thought; no try more than it takes, or than `tries`."""
-    shares = {"red": iter([0.1, 0.3, 0.2]), "blue": iter([0.4, 0.6]), "green": iter([0.5])}
+    shares = {"red": iter([0.1, 0.3, 0.2]), "blue": iter([0.4, 0.6]), "green": iter([0.5]), "": iter([0.0])}
     drawn: list[tuple[list[str], int, Image.Image]] = []
 
     class Scripted:
@@ -296,10 +320,12 @@ def test_a_thinker_draws_anew_what_it_does_not_read_and_keeps_the_best():
             return [Agreement(next(shares[text]), 0.0) for text in texts]
 
     told = [Document([name]) for name in shares]
-    red, blue, green = interleaved.Thinker(Scripted(), tries=3).draw_next(told, [1, 1, 1], seed=7)
-    turns = ("red", "blue", "green", "red", "blue", "red")
+    added = interleaved.after_thoughts(Scripted(), told, [1, 1, 1, 1], 7, tries=3)
+    assert [document.parts[:2] for document in added] == [[" (", f"{name})"] for name in shares]
+    red, blue, green, silent = (document[2] for document in added)
+    turns = ("red", "blue", "green", "", "red", "blue", "red")  # who told nothing cannot doubt
     assert [parts for parts, _, _ in drawn] == [[name, " (", f"{name})"] for name in turns]
-    assert [red, blue, green] == [drawn[i][2] for i in (3, 4, 2)]
+    assert [red, blue, green, silent] == [drawn[i][2] for i in (4, 5, 2, 3)]
     assert len({seed for _, seed, _ in drawn}) == 3  # another noise each turn
 
 
@@ -410,6 +436,60 @@ def test_one_wrong_picture_spoils_a_story_and_kept_facts_are_background_and_size
     assert not interleaved.kept(scene, Scene(scene.background, (grown, second)))
     assert not interleaved.kept(scene, Scene(scene.background, (first,)))
     assert not interleaved.kept(scene, None) and not interleaved.same(scene, None)
+
+
+def test_a_document_of_its_own_is_judged_sentence_by_sentence_and_picture_by_picture():
+    red = Scene("white", (Thing("top left", "red", "star", "small"),))
+    blue = Scene("white", (Thing("top left", "blue", "star", "small"),))
+    large = Scene("white", (Thing("top left", "blue", "star", "large"),))
+    turns, grows, lost = "The star turns blue.", "All is quiet. It grows.", "The circle vanishes."
+
+    def judged(*plan):
+        return consistency.judge(red, render(plan))
+
+    assert judged(red, turns, blue, grows, large) == ([True, True], [True, True, True], True)
+    assert judged(red, turns, red, grows, large) == ([True, True], [True, False, True], False)
+    assert judged(red, turns, blue, lost, large) == ([True, False], [True, True], False)  # what should be seen there?
+    assert judged(red, turns, blue, turns, blue) == ([True, False], [True, True], False)  # it is blue
+    assert judged(red, turns) == ([True], [True], False)  # a picture is due
+    assert judged(red) == ([], [True], False)  # no story
+    assert judged(turns, blue, grows, large) == ([True, True], [True, True], True)  # two sentences before a picture
+    assert judged() == ([], [], False)
+
+
+def test_its_own_documents_are_those_of_the_pipeline(tiny, monkeypatch):
+    """Any number of them, each by its own seed; and an interrupted one is not judged."""
+    monkeypatch.setattr(candidate_module, "BATCH", 2)
+    openings = ["a red star", "a blue ring", "a star"]
+    candidate = PipelineCandidate(tiny, steps=2)
+    for think in (False, True):
+        written = candidate.write(openings, 7, think)
+        for number, (opening, document) in enumerate(zip(openings, written, strict=True)):
+            whole = tiny.complete(opening, seed=7 + number, guidance=2.0, steps=2, think=think)
+            assert document.text and whole.text.removeprefix(opening).strip() == document.text.strip()
+            assert [key(picture) for picture in whole.pictures] == [key(picture) for picture in document.pictures]
+    monkeypatch.setattr(type(tiny), "stream", lambda *_, **__: iter([End(0, "interrupted")]))
+    with pytest.raises(KeyboardInterrupt):
+        candidate.write(openings, 7, False)
+
+
+def test_thoughts_stay_in_the_document_that_is_followed():
+    [story] = [each for each in interleaved.stories("story", 20, SEED) if len(each.scenes) == 4][:1]
+    heard = []
+
+    class Thinking(Ignorant):
+        def tell_next(self, documents, given):
+            heard.extend(documents)
+            return [f"thought {len(heard)}"]
+
+    interleaved.follow(Thinking(), [story], SEED, interleaved.after_thoughts)
+    assert [len(document.pictures) for document in heard] == [0, 1, 2, 3]
+    told = [part for part in heard[-1] if isinstance(part, str) and "thought" in part]
+    assert told == ["thought 1)", "thought 2)", "thought 3)"] and heard[-1].parts[:3] == [
+        story.document_plan[0],
+        " (",
+        told[0],
+    ]
 
 
 # -- interruption, bad input, the table ----------------------------------------------------------------------------

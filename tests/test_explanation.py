@@ -6,7 +6,7 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokeniz
 
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.explanation import _Foresight, pieces_of
+from minidream.explanation import _Foresight, _Share, pieces_of
 from minidream.generation import to_image
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
@@ -35,17 +35,19 @@ def test_a_document_falls_into_sentences_and_pictures(pipe):
 def test_all_that_is_said_has_the_whole_effect(pipe):
     """With one piece, all of the way from nothing to the picture is owed to it, from either end."""
     found = pipe.explain(Document(["a red circle", A]))
-    assert (*found.left_out, *found.alone, *found.effects) == pytest.approx((1, 1, 1), abs=1e-4)
+    assert (*found.left_out, *found.alone) == pytest.approx((1, 1), abs=1e-4)
 
 
-def test_of_two_pieces_effects_add_up(pipe):
-    """There first and last place are all orders: the Shapley value, whose shares are the whole way."""
+def test_two_pieces_bring_the_whole_one_after_the_other(pipe):
+    """What one brings alone and what then is lost without the other."""
     found = pipe.explain(Document(["a red circle.", C, B]))
-    assert sum(found.effects) == pytest.approx(1, abs=1e-4) and min(map(abs, found.left_out + found.alone)) > 1e-3
+    for first in (0, 1):
+        assert found.alone[first] + found.left_out[1 - first] == pytest.approx(1, abs=1e-4)
+    assert min(map(abs, found.left_out + found.alone)) > 1e-3
 
 
-def test_effects_are_what_leaving_out_and_standing_alone_do(pipe):
-    """Each effect by hand: the document without the piece, and the piece alone; their conditions, what is foreseen."""
+def test_shares_are_what_leaving_out_and_standing_alone_do(pipe):
+    """Each by hand: the document without the piece, and the piece alone; their conditions, what is foreseen."""
     found = pipe.explain(STORY, instead=C)
     assert [piece if isinstance(piece, str) else "A" for piece in found.pieces] == [
         "a red circle.", " it lands.", "A", "a blue star."
@@ -61,13 +63,30 @@ def test_effects_are_what_leaving_out_and_standing_alone_do(pipe):
     foresee = _Foresight(pipe, B)
     with torch.no_grad():
         full, empty = foresee(pipe.condition(STORY[:3])), foresee(pipe.model.null_condition())
-        way = foresee.latents - pipe.model.decoder.encode(pipe.processor.picture(C).unsqueeze(0))
-        share = lambda moved: float((moved * way).sum() / way.square().sum())  # noqa: E731
-        lost = [share(full - foresee(pipe.condition(document))) for document in without]
-        brought = [share(foresee(pipe.condition(document)) - empty) for document in alone]
+        other = pipe.model.decoder.encode(pipe.processor.picture(C).unsqueeze(0))
+        apart = (foresee.latents - other).square().sum(1, keepdim=True)
+
+        def share(foreseen):  # how near to B rather than to C, where they differ
+            to_b, to_c = (
+                ((foreseen - end) ** 2 * (apart >= 0.1 * apart.max())).sum() for end in (foresee.latents, other)
+            )
+            return float(to_c / (to_b + to_c))
+
+        lost = [share(full) - share(foresee(pipe.condition(document))) for document in without]
+        brought = [share(foresee(pipe.condition(document))) - share(empty) for document in alone]
     assert found.left_out == pytest.approx(lost, abs=1e-4) and found.alone == pytest.approx(brought, abs=1e-4)
-    assert found.effects == pytest.approx([(a + b) / 2 for a, b in zip(lost, brought)], abs=1e-4)
-    assert max(map(abs, found.effects)) > 1e-3
+    assert max(map(abs, found.left_out)) > 1e-3 and max(map(abs, found.alone)) > 1e-3
+
+
+def test_only_where_two_pictures_differ_is_looked_at(pipe):
+    """What is foreseen elsewhere is as far from both: it would make every share a half."""
+    this, that = torch.zeros(2, 4, 8, 8)
+    that[:, 2:4, 2:4] = 1.0
+    foreseen = torch.full((1, 4, 8, 8), 9.0)  # far from both everywhere, but for the place where it is this one's
+    foreseen[:, :, 2:4, 2:4] = 0.1
+    assert float(_Share(this, that)(foreseen)) == pytest.approx(0.81 / (0.01 + 0.81), abs=1e-5)
+    assert float(_Share(that, this)(foreseen)) == pytest.approx(0.01 / (0.01 + 0.81), abs=1e-5)
+    assert float(_Share(this, this)(this[None])) == 0.0  # where nothing differs, nothing can be owed
 
 
 def test_the_gradient_is_that_of_turning_a_piece_up(pipe, monkeypatch):
@@ -75,8 +94,7 @@ def test_the_gradient_is_that_of_turning_a_piece_up(pipe, monkeypatch):
     document = Document(["a red circle.", A, "a blue star.", B])
     found = pipe.explain(document, instead=C)
     foresee, embed = _Foresight(pipe, B), pipe.model.embed
-    way = foresee.latents - _Foresight(pipe, C).latents
-    way = way / way.square().sum()
+    share = _Share(foresee.latents[0], _Foresight(pipe, C).latents[0])
     lengths = [len(pipe.processor.encode("a red circle.")), PATCHES + 2, len(pipe.processor.encode("a blue star."))]
     start = 1
     for length, gradient in zip(lengths, found.gradients, strict=True):
@@ -90,7 +108,7 @@ def test_the_gradient_is_that_of_turning_a_piece_up(pipe, monkeypatch):
 
             monkeypatch.setattr(pipe.model, "embed", turned)
             with torch.no_grad():
-                reached.append(float((foresee(pipe.condition(document[:3])) * way).sum()))
+                reached.append(float(share(foresee(pipe.condition(document[:3])))))
         monkeypatch.setattr(pipe.model, "embed", embed)
         assert gradient == pytest.approx((reached[1] - reached[0]) / 0.02, rel=0.05, abs=2e-4)
         start += length
@@ -98,20 +116,20 @@ def test_the_gradient_is_that_of_turning_a_piece_up(pipe, monkeypatch):
 
 def test_what_comes_after_explains_nothing(pipe):
     first, second = pipe.explain(STORY, 0), pipe.explain(STORY[:2])
-    assert first.effects == second.effects and first.gradients == second.gradients and first.picture is A
+    assert first.alone == second.alone and first.gradients == second.gradients and first.picture is A
 
 
 def test_several_contrasts_are_those_one_by_one(pipe):
     together = pipe.explain(STORY, instead=[A, C])
-    assert [each.effects for each in together] == [pipe.explain(STORY, instead=p).effects for p in (A, C)]
+    assert [each.alone for each in together] == [pipe.explain(STORY, instead=p).alone for p in (A, C)]
 
 
 def test_it_shows_itself_as_heat(pipe):
     found = pipe.explain(STORY)
     page = found._repr_html_()
     assert page.count("<img") == 2 and "a red circle." in page and "The picture that is explained" in page
-    assert page.count("rgba(240, 140, 20, 1.00)") == 1  # the largest effect is the deepest
-    assert f"{found.effects[0]:+.2f}" in page
+    assert page.count("rgba(240, 140, 20, 1.00)") == 1  # what brings most alone is the deepest
+    assert f"{found.alone[0]:+.2f}" in page
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,19 @@ def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_pa
     assert [later["recipe"]["stage"], later["began_with"]["recipe"]["stage"]] == ["instruct", "igpt"]
 
 
+def test_first_weights_stand_for_the_stage_before(nano: Path, tmp_path: Path) -> None:
+    """Who goes on from a finished MiniDream needs the frozen parts beside it, and no stage that it contains."""
+    for part in ("clip", "llm", "stable-diffusion"):
+        shutil.copytree(nano / part, tmp_path / part)
+    train("instruct", "nano", tmp_path, {"steps": "1", "lr": "1e-12"}, init=nano / "minidream")
+    before, after = (load_file(run / "minidream" / "model.safetensors") for run in (nano, tmp_path))
+    assert all(torch.allclose(after[name].float(), value.float(), atol=1e-3) for name, value in before.items())
+    kept = (run / "minidream" / "training.igpt.json" for run in (nano, tmp_path))
+    assert len({file.read_text() for file in kept}) == 1
+    with pytest.raises(UserError, match="igpt, which is not there"):
+        train("instruct", "nano", tmp_path)
+
+
 def test_first_weights_bring_their_own_words(nano: Path, tmp_path: Path) -> None:
     """The corpus may have changed since: other words, other numbers."""
     other = tmp_path / "other"

@@ -70,7 +70,7 @@ class Judge(Oracle):
         ]
 
     def explain(self, document, picture, instead):
-        """The last piece of the last source has the largest effect; the gradient names what is no source."""
+        """The last piece of the last source brings most alone; the gradient names what is no source."""
         pieces, parts = pieces_of(document[: [i for i, p in enumerate(document) if not isinstance(p, str)][picture]])
         facts = self.reasons[key_of(document)][picture]
         found = []
@@ -78,7 +78,7 @@ class Judge(Oracle):
             (fact,) = changed(read(document.pictures[picture]), read(other), facts)
             named = tuple((part == max(facts[fact])) * (1 + at / 100) for at, part in enumerate(parts))
             against = tuple(float(part not in facts[fact]) for part in parts)
-            shares = (named, tuple(0.0 for _ in parts), against)  # left out, alone, gradients
+            shares = (named, tuple(0.0 for _ in parts), against)  # alone, left out, gradients
             found.append(Explanation(document.pictures[picture], tuple(pieces), tuple(parts), *shares))
         return found
 

@@ -63,6 +63,9 @@ ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the res
     "a made-up name that several pictures bind": ("interleaved", "subjects"),
     "stories that go on from the reader's own picture": ("interleaved", "continued"),
     "&nbsp; such stories with `think`": ("interleaved", "thinking", "continued"),
+    "documents of its own: every sentence makes sense": ("interleaved", "consistency", "sentences"),
+    "&nbsp; and every picture shows it": ("interleaved", "consistency", "documents"),
+    "&nbsp; the same with `think`": ("interleaved", "consistency", "thinking", "documents"),
     "a question that only examples explain (0 / 1 / 2 / 4 of them)": ("interleaved", "few_shot"),
     "plain language kept (perplexity before stage I / after stage III)": ("interleaved", "perplexity", "kept"),
 }

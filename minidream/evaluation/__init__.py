@@ -6,7 +6,8 @@
 | comprehension | captions by exact scene, questions by type, POPE                                  |
 | interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names,   |
 |               | a reader's own picture; most of these again with thoughts (`think`);              |
-|               | questions by example; whether plain language is kept                              |
+|               | whether what it writes by itself makes sense; questions by example; whether plain |
+|               | language is kept                                                                  |
 | trust         | verdicts on its own pictures, best-of-4 by them, explanations (not part of "all") |
 | robustness    | captions and questions under damage, as curves (not part of "all")                |
 | zero_shot     | tasks that it was not trained on (not part of "all")                              |
@@ -131,7 +132,7 @@ def _sections(
     candidate: Candidate, settings: dict[str, Any], clip: Path | None, stable_diffusion: Path | None, llm: Path | None
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """What to examine, in order: names and what measures them, each to be kept when it is finished."""
-    from minidream.evaluation import comprehension, creation, interleaved, robustness, trust, zero_shot
+    from minidream.evaluation import comprehension, consistency, creation, interleaved, robustness, trust, zero_shot
 
     n, seed = settings["n"], settings["seed"]
     sections: list[tuple[str, Callable[[], dict[str, Any]]]] = [
@@ -151,6 +152,7 @@ def _sections(
             for name in interleaved.FOLLOWED
         ),
         ("interleaved/thinking", lambda: interleaved.thinking(candidate, n, seed)),
+        ("interleaved/consistency", lambda: consistency.consistency(candidate, n, seed)),
         ("interleaved/few_shot", lambda: interleaved.few_shot(candidate, n, seed)),
         ("interleaved/perplexity", lambda: interleaved.perplexity(candidate, llm, n, seed)),
         ("trust/captions", lambda: trust.captions(candidate, n, seed)),

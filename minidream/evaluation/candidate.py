@@ -21,7 +21,7 @@ from minidream.agreement import Agreement, agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.explanation import Explanation
-from minidream.generation import OPENING, to_image
+from minidream.generation import OPENING, End, collect, to_image
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
 from minidream.verification import Verdict, until_bracket
@@ -56,6 +56,9 @@ class Candidate(Protocol):
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         """What the picture that comes next in each document is to show, in words."""
+
+    def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
+        """What the candidate writes and draws after each opening, until it ends by itself."""
 
     def agree(self, pictures: list[Image.Image], texts: list[str]) -> list[Agreement]:
         """How readily the candidate, looking at each picture, would say its text."""
@@ -148,6 +151,17 @@ class PipelineCandidate:
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         return until_bracket(self.pipe, [document + Document([OPENING]) for document in documents], given)
+
+    def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
+        written = [Document() for _ in openings]
+        for some in batches(range(len(openings))):
+            seeds = [seed + index for index in some]
+            options = {"guidance": self.guidance, "steps": self.steps, "think": think}
+            for event in self.pipe.stream([openings[index] for index in some], seed=seeds, **options):
+                if isinstance(event, End) and event.reason == "interrupted":
+                    raise KeyboardInterrupt  # half a document is not judged
+                collect(written[some[event.document]], event)
+        return written
 
     def agree(self, pictures: list[Image.Image], texts: list[str]) -> list[Agreement]:
         return agreement(self.pipe.model, self.pipe.processor, pictures, texts)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from minidream.agreement import AGREES
 from minidream.documents import Document
@@ -37,7 +36,38 @@ def stories(kind: str, n: int, seed: int, part: str = "seen") -> list[Story]:
     return [KINDS[kind](rng, PARTS[part]) for _ in range(n)]
 
 
-def follow(candidate: Candidate, told: list[Story], seed: int) -> list[list[tuple[Scene, Scene | None]]]:
+Step = Callable[[Candidate, list[Document], list[int], int], list[Document]]  # what each document goes on with
+
+
+def at_once(candidate: Candidate, documents: list[Document], given: list[int], seed: int) -> list[Document]:
+    """The next picture of each document."""
+    return [Document([picture]) for picture in candidate.draw_next(documents, given, seed)]
+
+
+def after_thoughts(
+    candidate: Candidate, documents: list[Document], given: list[int], seed: int, tries: int = SamplingOptions.tries
+) -> list[Document]:
+    """What the candidate tells itself to draw, and the picture drawn after its own words; anew, up to `tries` times in
+    all, if it does not read them there (the options `think` and `tries`)."""
+    told = candidate.tell_next(documents, given)
+    thoughts = [Document([OPENING, words + CLOSING]) for words in told]
+    begun = [document + thought for document, thought in zip(documents, thoughts)]
+    best = candidate.draw_next(begun, given, seed)
+    fits = candidate.agree(best, told) if tries > 1 else []
+    for turn in range(1, tries):
+        again = [i for i, fit in enumerate(fits) if told[i] and fit.share < AGREES]
+        if not again:
+            break
+        drawn = candidate.draw_next([begun[i] for i in again], [given[i] for i in again], seed + turn * STRIDE)
+        for i, picture, fit in zip(again, drawn, candidate.agree(drawn, [told[i] for i in again])):
+            if fit > fits[i]:
+                best[i], fits[i] = picture, fit
+    return [thought + Document([picture]) for thought, picture in zip(thoughts, best, strict=True)]
+
+
+def follow(
+    candidate: Candidate, told: list[Story], seed: int, step: Step = at_once
+) -> list[list[tuple[Scene, Scene | None]]]:
     """For each story, (truth, what the candidate's picture shows) for every picture that it had to draw."""
     documents = [Document() for _ in told]
     places = [0] * len(told)  # how many parts of each story are in its document
@@ -54,14 +84,14 @@ def follow(candidate: Candidate, told: list[Story], seed: int) -> list[list[tupl
                 waiting.append(i)
         if not waiting:
             return results
-        pictures = candidate.draw_next(
-            [documents[i] for i in waiting], [told[i].given for i in waiting], noise.randrange(2**31)
+        added = step(
+            candidate, [documents[i] for i in waiting], [told[i].given for i in waiting], noise.randrange(2**31)
         )
-        for i, picture, shown in zip(waiting, pictures, look(pictures), strict=True):
+        for i, addition, shown in zip(waiting, added, look([each.pictures[-1] for each in added]), strict=True):
             truth = told[i].document_plan[places[i]]
             assert isinstance(truth, Scene)
             results[i].append((truth, shown))
-            documents[i] = documents[i] + Document([picture])
+            documents[i] = documents[i] + addition
             places[i] += 1
 
 
@@ -100,33 +130,6 @@ def _begun(candidate: Candidate, n: int, seed: int, part: str) -> list[bool]:
     return candidate.places_dreams([render(story.document_plan[:3]) for story in told], [2] * len(told))
 
 
-class Thinker:
-    """A candidate that tells itself what to draw, draws after its own words, and draws anew, up to `tries` times in
-    all, what it does not read so (the options `think` and `tries`)."""
-
-    def __init__(self, candidate: Candidate, tries: int = SamplingOptions.tries) -> None:
-        self.candidate, self.tries = candidate, tries
-
-    def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
-        told = self.candidate.tell_next(documents, given)
-        thought = [document + Document([OPENING, words + CLOSING]) for document, words in zip(documents, told)]
-        best = self.candidate.draw_next(thought, given, seed)
-        if self.tries == 1:
-            return best
-        fits = self.candidate.agree(best, told)
-        for turn in range(1, self.tries):
-            again = [i for i, fit in enumerate(fits) if fit.share < AGREES]
-            if not again:
-                break
-            drawn = self.candidate.draw_next(
-                [thought[i] for i in again], [given[i] for i in again], seed + turn * STRIDE
-            )
-            for i, picture, fit in zip(again, drawn, self.candidate.agree(drawn, [told[i] for i in again])):
-                if fit > fits[i]:
-                    best[i], fits[i] = picture, fit
-        return best
-
-
 FOLLOWED: dict[str, tuple[str, Callable[[Scene, Scene | None], bool]]] = {
     "pictures": ("story", same),
     "picture_only_facts": ("facts", kept),
@@ -147,13 +150,14 @@ def followed(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, An
 def thinking(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The same of those in `THOUGHT`, where the candidate tells itself before each picture what it is to draw, and
     looks whether it did."""
-    thinker: Any = Thinker(candidate)
-    return _by_part("thinking", lambda part: {name: _right(name, thinker, n, seed, part) for name in THOUGHT})
+    return _by_part(
+        "thinking", lambda part: {name: _right(name, candidate, n, seed, part, after_thoughts) for name in THOUGHT}
+    )
 
 
-def _right(name: str, candidate: Candidate, n: int, seed: int, part: str) -> Leaf:
+def _right(name: str, candidate: Candidate, n: int, seed: int, part: str, step: Step = at_once) -> Leaf:
     kind, right = FOLLOWED[name]
-    drawn = follow(candidate, stories(kind, n, seed, part), seed)
+    drawn = follow(candidate, stories(kind, n, seed, part), seed, step)
     return proportion([all(right(truth, shown) for truth, shown in story) for story in drawn])
 
 

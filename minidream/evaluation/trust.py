@@ -160,18 +160,18 @@ def _gain(pairs: list[tuple[bool, bool]]) -> dict[str, Leaf | None]:
     }
 
 
-_BY = {"agreement": "effects", "left_out": "left_out", "alone": "alone", "gradient": "gradients"}  # figure: field
+_BY = {"agreement": "alone", "left_out": "left_out", "gradient": "gradients"}  # figure: field
 
 
 def explanations(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """Do explanations name what the story generator knows to be the reason?
 
     For every fact of every picture but the first of `n` true stories: why this picture, rather than one in which that
-    fact alone is otherwise? `agreement`: how often the piece with the largest effect is a source of the fact (see
+    fact alone is otherwise? `agreement`: how often the piece that brings most alone is a source of the fact (see
     `sources`): overall, by fact, for facts that the last sentence `changed`, which have it as their only source, and
     for those `kept`, which a text said and pictures show: there each source alone can be left out without loss.
-    `left_out` and `alone`: the same of each half of an effect; `gradient`: of gradient x input; `chance`: of a piece
-    drawn at random. Intervals are over stories.
+    `left_out`: the same of what is lost where a piece is left out; `gradient`: of gradient x input; `chance`: of a
+    piece drawn at random. Intervals are over stories.
     """
     rng = dice(seed, "trust", "explanations")
     names = ("overall", "changed", "kept", "color", "shape", "size", "place", "background")

@@ -44,7 +44,15 @@ def _needs(out: Path, stage: str) -> Path:
     return folder
 
 
-def _task(stage: str, sizes: Sizes, recipe: Recipe, out: Path) -> Task:
+def _absorbed(stage: str, out: Path, init: Path | None) -> Path | None:
+    """The record of the stage that this one's result contains: the one in `init`, or that of the folder it is in."""
+    if stage not in ABSORBED:
+        return None
+    record = f"training.{ABSORBED[stage]}.json"
+    return init / record if init and (init / record).is_file() else _needs(out, ABSORBED[stage]) / "training.json"
+
+
+def _task(stage: str, sizes: Sizes, recipe: Recipe, out: Path, init: Path | None) -> Task:
     from minidream.training import components
 
     if stage == "vae":
@@ -57,9 +65,9 @@ def _task(stage: str, sizes: Sizes, recipe: Recipe, out: Path) -> Task:
         return components.DiffusionTask(sizes, recipe, _needs(out, "vae"), _needs(out, "clip"))
     from minidream.training.dream import DreamTask
 
-    before = {"align": None, "igpt": "align", "instruct": "igpt"}[stage]
     for needed in ("clip", "language", "diffusion"):
         _needs(out, needed)
+    before = ABSORBED.get(stage) if init is None else None  # the first weights already contain what it moved
     return DreamTask(sizes, recipe, out, _needs(out, before) if before else None)
 
 
@@ -87,7 +95,8 @@ def train(
             print(f"{name}: finished already ({folder})", file=sys.stderr)
             continue
         torch.manual_seed(recipe.seed)  # new parameters are drawn
-        task = _task(name, sizes, replace(recipe, batch=share(recipe.batch)), out)
+        earlier = _absorbed(name, out, init)
+        task = _task(name, sizes, replace(recipe, batch=share(recipe.batch)), out, init)
         if init:
             _begin_with(task, init)
         if recipe.whitened:
@@ -102,7 +111,7 @@ def train(
             record["command"] += f" --init {init}"
             record["began_with"] = _history(init, name)
         if together.is_main_process:
-            _keep(task, record, name, out)
+            _keep(task, record, name, out, earlier)
         together.wait_for_everyone()
 
 
@@ -136,13 +145,13 @@ def _history(init: Path, stage: str) -> dict[str, Any]:
     return record
 
 
-def _keep(task: Task, record: dict[str, Any], stage: str, out: Path) -> None:
-    """Write a finished stage's folder, then drop its checkpoint."""
+def _keep(task: Task, record: dict[str, Any], stage: str, out: Path, earlier: Path | None) -> None:
+    """Write a finished stage's folder, with the `earlier` record that belongs to it, then drop its checkpoint."""
     folder = out / FOLDERS[stage]
     with atomic_folder(folder) as temporary:
         task.save(temporary)
         (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-        if earlier := ABSORBED.get(stage):
-            shutil.copy(out / FOLDERS[earlier] / "training.json", temporary / f"training.{earlier}.json")
+        if earlier:
+            shutil.copy(earlier, temporary / f"training.{ABSORBED[stage]}.json")
     shutil.rmtree(out / "runs" / stage / "checkpoint", ignore_errors=True)
     print(f"{stage}: {folder}", file=sys.stderr)

@@ -20,7 +20,7 @@ class Change:
     subject: Thing | None
 
 
-def _with(scene: Scene, thing: Thing | None, changed: Thing | None) -> Scene:
+def with_changed(scene: Scene, thing: Thing | None, changed: Thing | None) -> Scene:
     """The scene with `thing` replaced by `changed` (None: nothing there)."""
     things = [other for other in scene.things if other != thing]
     return replace(scene, things=tuple(things + ([changed] if changed else [])))
@@ -48,20 +48,20 @@ def _appear(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told:
         words = f"{a(f'{new.color} {new.shape}')} as large as the {rng.choice(references(scene, thing, 'size'))}"
     where = _where(scene, new.place, rng, sizes_told)
     told = rng.choice((f"{words} appears {where}", f"{where} {words} appears", f"{words} lands {where}"))
-    return Change(_with(scene, None, new), told, f"{rng.choice(('add', 'put'))} {words} {where}", new)
+    return Change(with_changed(scene, None, new), told, f"{rng.choice(('add', 'put'))} {words} {where}", new)
 
 
 def _vanish(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
     if len(scene.things) == 1:
         return None
     told = f"{it} {rng.choice(('vanishes', 'disappears', 'goes away'))}"
-    return Change(_with(scene, thing, None), told, f"{rng.choice(('remove', 'take away'))} {it}", None)
+    return Change(with_changed(scene, thing, None), told, f"{rng.choice(('remove', 'take away'))} {it}", None)
 
 
 def _color(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
     new = replace(thing, color=rng.choice([color for color in COLORS if color != thing.color]))
     told = f"{it} {rng.choice(('turns', 'turns', 'becomes'))} {new.color}"
-    return Change(_with(scene, thing, new), told, f"{rng.choice(('make', 'paint'))} {it} {new.color}", new)
+    return Change(with_changed(scene, thing, new), told, f"{rng.choice(('make', 'paint'))} {it} {new.color}", new)
 
 
 def _size(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
@@ -69,7 +69,7 @@ def _size(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: b
         return None
     new = replace(thing, size="small" if thing.size == "large" else "large")
     told = f"{it} " + rng.choice(("grows", "becomes large") if new.size == "large" else ("shrinks", "becomes small"))
-    return Change(_with(scene, thing, new), told, f"make {it} {new.size}", new)
+    return Change(with_changed(scene, thing, new), told, f"make {it} {new.size}", new)
 
 
 def _move(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
@@ -80,7 +80,7 @@ def _move(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: b
         relation_between(new, thing)
     ]
     where = direction if direction and rng.random() < 0.5 else f"to the {new.place}"
-    return Change(_with(scene, thing, new), f"{it} moves {where}", f"move {it} {where}", new)
+    return Change(with_changed(scene, thing, new), f"{it} moves {where}", f"move {it} {where}", new)
 
 
 def _background(scene: Scene, it: str, thing: Thing, rng: random.Random, sizes_told: bool) -> Change | None:
