@@ -47,11 +47,10 @@ def at_once(candidate: Candidate, documents: list[Document], given: list[int], s
 def after_thoughts(
     candidate: Candidate, documents: list[Document], given: list[int], seed: int, tries: int = SamplingOptions.tries
 ) -> list[Document]:
-    """What the candidate tells itself to draw, and the picture drawn after its own words; anew, up to `tries` times in
-    all, if it does not read them there (the options `think` and `tries`)."""
+    """The picture drawn after what the candidate told itself, which is then forgotten; drawn anew, up to `tries` times
+    in all, if it does not read its words there (the options `think` and `tries`)."""
     told = candidate.tell_next(documents, given)
-    thoughts = [Document([OPENING, words + CLOSING]) for words in told]
-    begun = [document + thought for document, thought in zip(documents, thoughts)]
+    begun = [document + Document([OPENING, words + CLOSING]) for document, words in zip(documents, told)]
     best = candidate.draw_next(begun, given, seed)
     fits = candidate.agree(best, told) if tries > 1 else []
     for turn in range(1, tries):
@@ -62,7 +61,7 @@ def after_thoughts(
         for i, picture, fit in zip(again, drawn, candidate.agree(drawn, [told[i] for i in again])):
             if fit > fits[i]:
                 best[i], fits[i] = picture, fit
-    return [thought + Document([picture]) for thought, picture in zip(thoughts, best, strict=True)]
+    return [Document([picture]) for picture in best]
 
 
 def follow(
