@@ -1,8 +1,8 @@
 """The interleaved loop: in one stream the model writes, decides where a picture belongs, draws it and looks at it.
 
     write    decode text with a KV cache until the model itself emits <dream>, or ends with </s>
-    think    if asked to, tell in brackets what is to be drawn, to be read by the dream block and then forgotten; and
-             look whether the picture shows that, or draw it again
+    think    if asked to, tell in brackets what is to be drawn, in the stream but not in the document; then look whether
+             the picture shows that, or draw it again
     dream    append the dream block (never sampled); its hidden states are the condition (Eq. 3)
     draw     the frozen decoder makes a picture of it, guided away from the null condition
     look     the vision encoder reads that very picture, the image block is appended; then write on
@@ -26,10 +26,9 @@ from minidream.agreement import AGREES, Agreement, agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.modeling.minidream import MiniDream
-from minidream.processing import Batch, MiniDreamProcessor
+from minidream.processing import CLOSING, OPENING, Batch, MiniDreamProcessor
 from minidream.sampling import SamplingOptions, nucleus, sample_latents, watch
 
-OPENING, CLOSING = " (", ")"  # around a picture told in words
 MOST_TOLD = 64  # tokens between them; four things take about 45
 
 
@@ -207,12 +206,8 @@ class InterleavedGenerator:
                 return
             yield from (PictureComing(writer.index) for writer in dreaming)
             block = self._blocks("dream", dreaming).to(self.model.device)
-            thoughts: dict[int, str] = {}
-            if self.options.think:
-                condition, thoughts = yield from self._think(block, dreaming)
-                self._read(block)
-            else:
-                condition = self.model.conditions(self._read(block), block.query_mask)  # (M, Q, D), Eq. 3
+            thoughts = (yield from self._think(dreaming)) if self.options.think else {}
+            condition = self.model.conditions(self._read(block), block.query_mask)  # (M, Q, D), Eq. 3
             pictures = yield from self._draw(condition, dreaming)  # (M, 3, H, W) uint8
             if thoughts and self.options.tries > 1:
                 pictures = yield from self._redraw(pictures, condition, dreaming, thoughts)
@@ -221,33 +216,31 @@ class InterleavedGenerator:
                 writer.state, writer.text, writer.shown = "writing", [], 0
             hidden = self._read(self._blocks("image", dreaming), self.model.encode_pictures(pictures))
 
-    def _think(self, block: Batch, dreaming: list[_Writer]) -> Generator[Event, None, tuple[Tensor, dict[int, str]]]:
-        """Conditions (M, Q, D) of dream blocks that follow on a caption of the model's own, in brackets, and these
-        thoughts by document; then the stream is as it was before. Stage III taught it to tell so what comes next."""
-        columns, opening = self.mask.shape[1], self.processor.encode(OPENING)
-        # The block's place is taken already; what is left of the context is for the thought.
-        left = {w.index: self.processor.max_length - w.used - len(opening) for w in dreaming}
-        room = {index: min(MOST_TOLD, tokens) for index, tokens in left.items() if tokens > 0}
-        told: dict[int, list[int]] = {index: [] for index in room}
-        for token in opening if room else ():
-            hidden = self._read(self.processor.continuation([token if w.index in room else None for w in self.writers]))
-        while room:
+    def _think(self, dreaming: list[_Writer]) -> Generator[Event, None, dict[int, str]]:
+        """Before dream blocks, a caption of the model's own in brackets, as stage III taught; by document. It stays in
+        the stream, so that the next one is told from it, and is left out where the context has no room for it."""
+        opening = self.processor.encode(OPENING)
+        most = len(opening) + MOST_TOLD  # the block's place is taken already
+        thinking = [writer for writer in dreaming if writer.used + most <= self.processor.max_length]
+        told: dict[int, list[int]] = {writer.index: [] for writer in thinking}
+        for token in opening if told else ():
+            hidden = self._read(self.processor.continuation([token if w.index in told else None for w in self.writers]))
+        telling = set(told)
+        while telling:
             logits = self._logits(hidden[:, -1])
             logits[:, [self.processor.eos, self.processor.dream]] = -torch.inf
             chosen = logits.argmax(-1).tolist()
-            said = [chosen[writer.index] if writer.index in room else None for writer in self.writers]
-            for index in list(room):
+            said = [chosen[writer.index] if writer.index in telling else None for writer in self.writers]
+            for index in list(telling):
                 told[index].append(chosen[index])
-                room[index] -= 1
-                if not room[index] or CLOSING in self.processor.decode(told[index]):
-                    del room[index]
+                if len(told[index]) == MOST_TOLD or CLOSING in self.processor.decode(told[index]):
+                    telling.remove(index)
             hidden = self._read(self.processor.continuation(said))
-        condition = self.model.conditions(self._read(block), block.query_mask)
-        self.cache.crop(columns - self.mask.shape[1])  # as many off its end
-        self.mask = self.mask[:, :columns]
+        for writer in thinking:
+            writer.used += len(opening) + len(told[writer.index])
         thoughts = {index: self.processor.decode(ids).split(CLOSING)[0].strip() for index, ids in told.items()}
         yield from (Thought(index, text) for index, text in thoughts.items())
-        return condition, thoughts
+        return thoughts
 
     def _redraw(
         self, pictures: Tensor, condition: Tensor, dreaming: list[_Writer], thoughts: dict[int, str]

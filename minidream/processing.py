@@ -10,6 +10,7 @@ A picture stands in a sequence as one or two blocks that are never cut in half:
     interleaved     <s> (text DB IB)* text </s>     loss on the text, <dream> and </s>
     text            <s> text </s>                   loss on the text and </s>
     conversation    interleaved, the user's parts given: loss on each reply, and on </s> after each
+    thoughts        interleaved, with " (caption)" before DB: loss on the caption, and on <dream> where " (" is given
 
 What is given (a prompt, the user's turns) has no loss, and a given picture is only seen: IB, no DB.
 """
@@ -44,6 +45,7 @@ __all__ = [
     "visual_question",
 ]
 
+OPENING, CLOSING = " (", ")"  # around a picture told in words
 MODES = ("interleaved", "text_to_image", "image_to_text", "text")
 IGNORED = -100  # a label without loss
 
@@ -206,8 +208,9 @@ class MiniDreamProcessor:
         others are the model's own. In mode "text_to_image" an empty dream block follows, ready to be drawn.
 
         In mode "interleaved", a given part after one that is not is the next turn of a conversation: what is learned in
-        its place is to end the reply, with </s>. A document longer than `max_length` loses whole parts at its end (and
-        </s>, for it does not end there); as a generation prompt it is refused, see `latest`.
+        its place is to end the reply, with </s>. A given `OPENING` is no turn: the model wants a picture there, and is
+        to tell it first; what is learned in its place is <dream>. A document longer than `max_length` loses whole parts
+        at its end (and </s>, for it does not end there); as a generation prompt it is refused, see `latest`.
 
         Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture.
         """
@@ -269,7 +272,9 @@ class MiniDreamProcessor:
                 whole = self._add_picture(row, part, mode, given, room)
             if not whole:
                 break
-            if mode == "interleaved" and given and len(row.ids) > start > 1 and index - 1 not in prompt_parts:
+            if mode == "interleaved" and given and part == OPENING:
+                row.labels[start] = self.dream
+            elif mode == "interleaved" and given and len(row.ids) > start > 1 and index - 1 not in prompt_parts:
                 row.labels[start] = self.eos  # the reply has ended, though the next turn follows
         if not whole and (prompt or index == 0 or (document.pictures and not row.pictures)):
             what = "the prompt" if prompt else "the first picture" if document.pictures else "the text"

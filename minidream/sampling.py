@@ -23,7 +23,7 @@ class SamplingOptions:
     `temperature` 0 takes the likeliest token. `seed`: one for all documents, or one each; a document's words and
     pictures depend on its own seed alone. `guidance` 1 is conditional only, 0 unconditional only. `max_pictures` and
     `max_tokens` limit each document; with `max_pictures` 0 only text is written. `think`: before each picture, the
-    model tells itself what to draw, which costs a caption's tokens and makes pictures in documents right more often;
+    model tells itself what to draw, which takes a caption's tokens and makes pictures in documents right more often;
     then it looks at the picture, and draws anew what it does not read so, up to `tries` times in all.
     `preview_every`: steps between previews of a picture in the making, 0 for none.
     """

@@ -24,7 +24,8 @@ from PIL import Image
 from minidream.agreement import agreement
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
-from minidream.generation import CLOSING, MOST_TOLD, End, TextPiece
+from minidream.generation import MOST_TOLD, End, TextPiece
+from minidream.processing import CLOSING
 
 if TYPE_CHECKING:
     from minidream.pipeline import MiniDreamPipeline

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minidream.processing import MiniDreamProcessor
+from minidream.tokenizer import train_tokenizer
 from minidream.world import corpora, tell
 from minidream.world.draw import draw
 from minidream.world.prompts import CATEGORIES, creation_prompt
@@ -113,16 +115,37 @@ def test_pictures_left_out_of_texts_are_told_and_in_states_that_alone_is_taught(
         assert all(index + 1 in taught for index in given if index > taught[0] and plan[index].endswith("("))
 
 
-def test_a_later_picture_is_told_and_drawn_after_those_before_it_were_seen():
-    rng = random.Random(4)
+def test_from_a_picture_on_each_is_told_before_it_is_drawn():
+    rng, begins = random.Random(4), set()
     for _ in range(200):
         example = corpora.sample("seen_states", rng)
-        *before, bracket, told, drawn = example.plan
-        assert example.prompt_parts == len(before) + 1 and bracket == " (" and len(example.scenes) > 1
-        assert tell.understand(f"({told}") == drawn.facts()
-        assert not any("(" in part for part in before if isinstance(part, str))
+        plan, given = example.plan, example.prompt_parts
+        brackets = [index for index, part in enumerate(plan) if part == " ("]
+        first = brackets[0]
+        assert given == {*range(first), *brackets}
+        for index, scene in enumerate(plan):
+            if isinstance(scene, str):
+                continue
+            if index < first:
+                assert index < 2 or not plan[index - 1].endswith(")")
+            else:
+                assert plan[index - 2] == " (" and tell.understand(f"({plan[index - 1]}") == scene.facts()
         if example.variant == "again":
-            assert drawn.facts() == example.scenes[-2].facts()
+            assert example.scenes[-1].facts() == example.scenes[-2].facts()
+        begins.add(sum(not isinstance(part, str) for part in plan[:first]))
+    assert begins >= {0, 1, 2}
+
+
+def test_in_all_that_thoughts_stand_in_a_document_ends_only_once():
+    """Who is taught to end where a bracket stands, ends a document after its first picture."""
+    rng, processor = random.Random(6), MiniDreamProcessor(train_tokenizer(["a"], 300), max_length=4096)
+    for _ in range(50):
+        example = corpora.sample("seen_states", rng)
+        batch = processor([example.document], prompt_parts=[example.prompt_parts])
+        labels = batch.labels[0].tolist()
+        own = sum(not isinstance(p, str) and i not in example.prompt_parts for i, p in enumerate(example.plan))
+        assert labels.count(processor.eos) == 1 and labels[-1] == processor.eos
+        assert labels.count(processor.dream) == 2 * own  # where it wants the picture, and where that begins
 
 
 def test_texts_of_training_hold_every_word_and_nothing_held_out_is_shown():

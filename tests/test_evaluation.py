@@ -321,8 +321,8 @@ def test_after_a_thought_what_is_not_read_there_is_drawn_anew_and_the_best_is_ke
 
     told = [Document([name]) for name in shares]
     added = interleaved.after_thoughts(Scripted(), told, [1, 1, 1, 1], 7, tries=3)
-    red, blue, green, silent = (document[0] for document in added)
-    assert all(len(document) == 1 for document in added)  # the thoughts are forgotten
+    assert [document.parts[:2] for document in added] == [[" (", f"{name})"] for name in shares]
+    red, blue, green, silent = (document[2] for document in added)
     turns = ("red", "blue", "green", "", "red", "blue", "red")  # who told nothing cannot doubt
     assert [parts for parts, _, _ in drawn] == [[name, " (", f"{name})"] for name in turns]
     assert [red, blue, green, silent] == [drawn[i][2] for i in (4, 5, 2, 3)]
@@ -471,6 +471,25 @@ def test_its_own_documents_are_those_of_the_pipeline(tiny, monkeypatch):
     monkeypatch.setattr(type(tiny), "stream", lambda *_, **__: iter([End(0, "interrupted")]))
     with pytest.raises(KeyboardInterrupt):
         candidate.write(openings, 7, False)
+
+
+def test_thoughts_stay_in_the_document_that_is_followed():
+    [story] = [each for each in interleaved.stories("story", 20, SEED) if len(each.scenes) == 4][:1]
+    heard = []
+
+    class Thinking(Ignorant):
+        def tell_next(self, documents, given):
+            heard.extend(documents)
+            return [f"thought {len(heard)}"]
+
+    interleaved.follow(Thinking(), [story], SEED, interleaved.after_thoughts)
+    assert [len(document.pictures) for document in heard] == [0, 1, 2, 3]
+    told = [part for part in heard[-1] if isinstance(part, str) and "thought" in part]
+    assert told == ["thought 1)", "thought 2)", "thought 3)"] and heard[-1].parts[:3] == [
+        story.document_plan[0],
+        " (",
+        told[0],
+    ]
 
 
 # -- interruption, bad input, the table ----------------------------------------------------------------------------

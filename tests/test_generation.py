@@ -13,6 +13,7 @@ from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
 from minidream.generation import (
+    MOST_TOLD,
     Doubt,
     End,
     InterleavedGenerator,
@@ -138,12 +139,12 @@ def test_a_batch_gives_what_its_documents_give_one_by_one(model, changes):
         assert all(difference(a, b) <= 1 for a, b in zip(row[1], alone[1], strict=True))
 
 
-def told_by_hand(model, processor, document, most):
+def told_by_hand(model, processor, document):
     """The greedy thought after a document, by whole passes: its ids, and the condition of a dream block after it."""
     ids = processor([document], generation_prompt=True).input_ids[0].tolist() + processor.encode(" (")
     told: list[int] = []
     allowed = [i for i in range(len(processor.tokenizer)) if i not in processor.tokenizer.all_special_ids]
-    while len(told) < most and ")" not in processor.decode(told):
+    while len(told) < MOST_TOLD and ")" not in processor.decode(told):
         logits = model(torch.tensor([ids + told])).logits[0, -1]
         told.append(max(allowed, key=lambda i: logits[i].item()))
     block = [processor.dream] + [processor.im_patch] * QUERIES + [processor.dream_end]
@@ -153,19 +154,18 @@ def told_by_hand(model, processor, document, most):
 
 @torch.no_grad()
 def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
-    processor = make(max_length=60)
     [prompt] = PROMPTS[:1]
+    taken = make()([prompt], generation_prompt=True).input_ids.shape[1] + make().picture_length
+    least = taken + len(make().encode(" (")) + MOST_TOLD
+    processor, full = make(max_length=least), make(max_length=least - 1)
     script(monkeypatch, [processor.dream, processor.eos])
     events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True, tries=1)))
     assert kinds(events) == ["PictureComing", "Thought", "Picture", "End"]
-    taken = processor([prompt], generation_prompt=True).input_ids.shape[1] + processor.picture_length
-    room = 60 - taken - len(processor.encode(" ("))
-    told, condition = told_by_hand(model, processor, prompt, min(64, room))
+    told, condition = told_by_hand(model, processor, prompt)
     assert told and events[1] == Thought(0, processor.decode(told).split(")")[0].strip())
     noise = torch.Generator().manual_seed(0)
     latents = model.decoder.sample(condition, model.null_condition(), steps=2, generators=[noise])
     assert difference(to_image(model.decoder.decode(latents)[0]), events[2].image) <= 1
-    full = make(max_length=60 - room)
     script(monkeypatch, [processor.dream, processor.eos])
     no_room = list(stream(model, full, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True)))
     script(monkeypatch, [processor.dream, processor.eos])
@@ -190,9 +190,9 @@ def test_a_picture_that_does_not_show_the_thought_is_drawn_again(model, monkeypa
     monkeypatch.setattr(generation, "agreement", agreement)
     think = InterleavedGenerator._think
 
-    def thinking(self, block, dreaming):
-        condition, _ = yield from think(self, block, dreaming)
-        return condition, thoughts
+    def thinking(self, dreaming):
+        yield from think(self, dreaming)
+        return thoughts
 
     monkeypatch.setattr(InterleavedGenerator, "_think", thinking)
     monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, _: [processor.dream] * 3)
@@ -207,18 +207,28 @@ def test_a_picture_that_does_not_show_the_thought_is_drawn_again(model, monkeypa
     assert [e.image for e in once if isinstance(e, Picture)] == [first, other, drawn[2]]
 
 
-def test_a_thought_is_forgotten_once_its_picture_is_drawn(model, monkeypatch):
-    """What is read after the picture is what a document with that picture gives, thought or not."""
+@torch.no_grad()
+def test_a_thought_stays_in_the_stream_and_out_of_the_document(model, monkeypatch):
+    """What is read after the picture is what one pass over words, thought and both blocks gives."""
     processor, states = make(), []
-    ids = iter([processor.dream, *processor.encode("a"), processor.eos, processor.eos])
+    ids = iter([processor.dream, *processor.encode("a"), processor.eos])
     monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, hidden: states.append(hidden) or [next(ids)])
-    first = Document(PROMPTS[0].parts)
-    for event in stream(model, processor, PROMPTS[:1], SamplingOptions(steps=2, think=True)):
-        if isinstance(event, Picture):
-            collect(first, event)
-    list(stream(model, processor, [first], SamplingOptions(), prompt_parts=[[0]]))
-    assert len(states) == 4
-    torch.testing.assert_close(states[1], states[3], atol=1e-4, rtol=1e-4)
+    generator = InterleavedGenerator(model, processor, PROMPTS[:1], SamplingOptions(steps=2, think=True, tries=1))
+    document = Document(PROMPTS[0].parts)
+    for event in generator.run():
+        collect(document, event)
+    told, _ = told_by_hand(model, processor, PROMPTS[0])
+    before = processor(PROMPTS[:1], generation_prompt=True).input_ids[0].tolist() + processor.encode(" (") + told
+    blocks = [processor.dream, *[processor.im_patch] * QUERIES, processor.dream_end]
+    blocks += [processor.im_start, *[processor.im_patch] * PATCHES, processor.im_end]
+    whole = torch.tensor([before + blocks])
+    places = torch.arange(whole.shape[1])[None] - len(before)
+    queries, patches = (places > 0) & (places <= QUERIES), (places > QUERIES + 2) & (places <= QUERIES + 2 + PATCHES)
+    pixels = processor.picture(document.pictures[0])[None]
+    hidden = model.read(model.embed(whole, queries, patches, model.encode_pictures(pixels))).last_hidden_state
+    torch.testing.assert_close(states[1], hidden[:, -1], atol=1e-4, rtol=1e-4)
+    assert [type(part) for part in document] == [str, Image.Image, str] and document[2].strip() == "a"
+    assert generator.writers[0].used == whole.shape[1] + 1
 
 
 def test_later_text_and_pictures_see_the_earlier_picture(model, monkeypatch):

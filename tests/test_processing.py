@@ -46,6 +46,19 @@ def test_tokenizer_learns_merges_up_to_its_size():
     assert len(tokenizer(texts[0], add_special_tokens=False).input_ids) < len(texts[0]) / 2
 
 
+def test_where_a_thought_begins_the_model_wants_a_picture():
+    """The bracket is given; what is learned in its place is <dream>, after its own words and after given ones."""
+    processor = make()
+    document = Document(["one", " (", "red)", RED, "two", " (", "blue)", BLUE, "three", "four"])
+    batch = processor([document], prompt_parts=[{0, 1, 5, 9}])
+    assert shown(processor, batch.input_ids[0]) == "<s>one (red)PICTUREtwo (blue)PICTUREthreefour</s>".replace(
+        "PICTURE", DREAM_BLOCK + IMAGE_BLOCK
+    )
+    assert shown(processor, batch.labels[0]) == "<dream>red)<dream>two<dream>blue)<dream>three</s></s>"
+    other = processor([document], "text_to_image", prompt_parts=[{0, 1, 5, 9}])
+    assert shown(processor, other.labels[0]) == ""
+
+
 @pytest.mark.parametrize(
     ("mode", "parts", "given", "sequence", "labels"),
     [

@@ -77,8 +77,8 @@ def test_drawing_and_answering_are_as_good_as_measured(pipe: MiniDreamPipeline) 
 
 
 def test_what_it_thinks_while_it_writes_is_what_is_examined(pipe: MiniDreamPipeline) -> None:
-    """The option `think` of the loop, and the step whose pictures `evaluate` measures, say and draw the same, of later
-    pictures, too."""
+    """The option `think` of the loop, and the step whose pictures `evaluate` measures, say and draw the same; of later
+    pictures, too, which are told from what was told before."""
     candidate, document = PipelineCandidate(pipe), Document(["A large red star in the top left on a grey background."])
     thoughts = 0
     for event in pipe.stream(document, think=True, tries=1, max_pictures=2, seed=4):
@@ -89,5 +89,7 @@ def test_what_it_thinks_while_it_writes_is_what_is_examined(pipe: MiniDreamPipel
         elif isinstance(event, Picture):
             apart = np.abs(np.asarray(added.pictures[0], dtype=int) - np.asarray(event.image, dtype=int)).max()
             assert apart <= 2 or thoughts > 1  # the stream's noise of a later picture is another
-        collect(document, event)
+            document = document + added[:2] + Document([event.image])
+        else:
+            collect(document, event)
     assert thoughts == 2

@@ -19,8 +19,8 @@ from minidream.documents import Document
 from minidream.evaluation.candidate import Candidate, dice, look
 from minidream.evaluation.comprehension import plain
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
-from minidream.generation import CLOSING, OPENING
 from minidream.pipeline import STRIDE
+from minidream.processing import CLOSING, OPENING
 from minidream.sampling import SamplingOptions
 from minidream.world.corpora import question_text, render, sample
 from minidream.world.questions import few_shot as ask_by_example
@@ -47,10 +47,11 @@ def at_once(candidate: Candidate, documents: list[Document], given: list[int], s
 def after_thoughts(
     candidate: Candidate, documents: list[Document], given: list[int], seed: int, tries: int = SamplingOptions.tries
 ) -> list[Document]:
-    """The picture drawn after what the candidate told itself, which is then forgotten; drawn anew, up to `tries` times
-    in all, if it does not read its words there (the options `think` and `tries`)."""
+    """What the candidate tells itself to draw, and the picture drawn after its own words; anew, up to `tries` times in
+    all, if it does not read them there (the options `think` and `tries`)."""
     told = candidate.tell_next(documents, given)
-    begun = [document + Document([OPENING, words + CLOSING]) for document, words in zip(documents, told)]
+    thoughts = [Document([OPENING, words + CLOSING]) for words in told]
+    begun = [document + thought for document, thought in zip(documents, thoughts)]
     best = candidate.draw_next(begun, given, seed)
     fits = candidate.agree(best, told) if tries > 1 else []
     for turn in range(1, tries):
@@ -61,7 +62,7 @@ def after_thoughts(
         for i, picture, fit in zip(again, drawn, candidate.agree(drawn, [told[i] for i in again])):
             if fit > fits[i]:
                 best[i], fits[i] = picture, fit
-    return [Document([picture]) for picture in best]
+    return [thought + Document([picture]) for thought, picture in zip(thoughts, best, strict=True)]
 
 
 def follow(

@@ -85,11 +85,12 @@ _MINI = {
         },
     ),
     "instruct": Recipe(
-        "instruct", steps=600, batch=48, lr=1.5e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
-        dream_weight=80.0, dream_delta=0.025, dream_draws=3, trainable=(*_PROJECTORS, "llm"),
+        "instruct", steps=800, batch=96, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=2.0,
+        dream_weight=160.0, dream_delta=0.025, dream_draws=1, trainable=(*_PROJECTORS, "llm"),
+        # Half of the documents are words alone: what goes wrong in stories is mostly which thing a sentence means.
         mixture={
-            "text_to_image": 0.08, "image_to_text": 0.06, "interleaved": 0.34, "qa": 0.07, "dialogue": 0.06,
-            "in_context": 0.08, "text": 0.01, "text_states": 0.03, "seen_states": 0.25, "text_qa": 0.02,
+            "text_to_image": 0.04, "image_to_text": 0.05, "interleaved": 0.1, "qa": 0.04, "dialogue": 0.03,
+            "in_context": 0.05, "text": 0.01, "text_states": 0.44, "seen_states": 0.22, "text_qa": 0.02,
         },
     ),
 }  # fmt: skip

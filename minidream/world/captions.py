@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from minidream.world.scene import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, SIZES, Scene, Thing, related
-from minidream.world.words import join, name, relation_between, sentence
+from minidream.world.words import join, name, one_of, relation_between, sentence
 
 PHRASINGS = 7
 
@@ -63,16 +63,12 @@ def _listed(things: Iterable[Thing], background: str) -> str:
     return sentence(listed) + f" Background: {background}."
 
 
-def _one_of(words: Iterable[str]) -> str:
-    return "|".join(words)
-
-
 _NAMED = re.compile(
-    rf"(?:(?P<before>{_one_of(PLACES)}): |(?P<relation>{_one_of(RELATIONS)}) it )?(?:a )?"
-    rf"(?P<size>{_one_of(SIZES)}) (?P<color>{_one_of(COLORS)}) (?P<shape>{_one_of(SHAPES)})"
-    rf"(?: in the (?P<after>{_one_of(PLACES)}))?"
+    rf"(?:(?P<before>{one_of(PLACES)}): |(?P<relation>{one_of(RELATIONS)}) it )?(?:a )?"
+    rf"(?P<size>{one_of(SIZES)}) (?P<color>{one_of(COLORS)}) (?P<shape>{one_of(SHAPES)})"
+    rf"(?: in the (?P<after>{one_of(PLACES)}))?"
 )
-_BACKGROUND = re.compile(rf"\b(?:background(?: is|:) )?({_one_of(BACKGROUNDS)})\b")
+_BACKGROUND = re.compile(rf"\b(?:background(?: is|:) )?({one_of(BACKGROUNDS)})\b")
 
 
 def understand(text: str) -> Scene | None:

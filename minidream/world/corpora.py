@@ -141,16 +141,22 @@ def _text_states(rng: random.Random, held_out: bool | None) -> Example:
 
 
 def _seen_states(rng: random.Random, held_out: bool | None) -> Example:
-    """A story as far as one of its later pictures, before which stands its caption: both are taught, and no more.
-    So the model learns to tell what is to be drawn, and to draw what it told (`think`)."""
+    """A story in which the model thinks from one of its own pictures on: before each it tells in a bracket, which is
+    given, what it is about to draw. What comes earlier is given."""
     while True:
         story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
-        scenes = {index: part for index, part in enumerate(story.document_plan) if isinstance(part, Scene)}
-        last = rng.choice([index for index in scenes if index >= max(story.given, 2)])
-        if not held_out or is_held_out(scenes[last]):
+        own = [i for i, part in enumerate(story.document_plan) if isinstance(part, Scene) and i >= story.given]
+        first = own[0] if rng.random() < 0.5 else rng.choice(own)
+        if not held_out or any(is_held_out(part) for part in story.document_plan[first:] if isinstance(part, Scene)):
             break
-    plan = (*story.document_plan[:last], " (", f"{_caption(scenes[last], rng)})", scenes[last])
-    return Example(plan, "seen_states", story.kind, last + 1)
+    parts = list(story.document_plan[:first])
+    given = set(range(len(parts)))
+    for part in story.document_plan[first:]:
+        if isinstance(part, Scene):
+            given.add(len(parts))
+            parts += [" (", f"{_caption(part, rng)})"]
+        parts.append(part)
+    return Example(tuple(parts), "seen_states", story.kind, frozenset(given))
 
 
 def _text_qa(rng: random.Random, held_out: bool | None) -> Example:

@@ -7,30 +7,24 @@ makes no sense there ("The star turns red." where there is no star, or two, or w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
 from minidream.world.changes import with_changed
 from minidream.world.scene import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, SIZES, Scene, Thing, related
 from minidream.world.stories import QUIET
-from minidream.world.words import references
+from minidream.world.words import one_of, references
 
-
-def _one_of(words: Iterable[str]) -> str:
-    return "|".join(words)
-
-
-_PLACE = _one_of(PLACES)
+_PLACE = one_of(PLACES)
 _NEW = (
-    rf"an? (?:(?P<size>{_one_of(SIZES)}) )?(?P<color>{_one_of(COLORS)}) (?P<shape>{_one_of(SHAPES)})"
+    rf"an? (?:(?P<size>{one_of(SIZES)}) )?(?P<color>{one_of(COLORS)}) (?P<shape>{one_of(SHAPES)})"
     r"(?: as large as the (?P<like>.+?))?"
 )
-_WHERE = rf"(?:in the (?P<place>{_PLACE})|(?P<relation>{_one_of(RELATIONS)}) the (?P<of>.+?))"
+_WHERE = rf"(?:in the (?P<place>{_PLACE})|(?P<relation>{one_of(RELATIONS)}) the (?P<of>.+?))"
 _APPEARS = (re.compile(rf"{_NEW} (?:appears|lands) {_WHERE}"), re.compile(rf"{_WHERE} {_NEW} appears"))
-_BACKGROUND = re.compile(rf"the background turns ({_one_of(BACKGROUNDS)})")
+_BACKGROUND = re.compile(rf"the background turns ({one_of(BACKGROUNDS)})")
 _CHANGES = re.compile(
     r"(?:(?P<it>it)|the (?P<which>.+?)) (?:(?P<gone>vanishes|disappears|goes away)"
-    rf"|(?:turns|becomes) (?P<color>{_one_of(COLORS)})"
+    rf"|(?:turns|becomes) (?P<color>{one_of(COLORS)})"
     r"|(?P<large>grows|becomes large)|(?P<small>shrinks|becomes small)"
     rf"|moves (?P<direction>left|right|up|down)|moves to the (?P<place>{_PLACE}))"
 )

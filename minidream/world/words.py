@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from minidream.world.scene import RELATIONS, Scene, Thing, related
 
 # Made-up names, of syllables that no other word of the world holds.
@@ -33,6 +35,11 @@ def a(words: str) -> str:
 def join(parts: list[str]) -> str:
     """["a", "b", "c"] -> "a, b and c"."""
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def one_of(words: Iterable[str]) -> str:
+    """A pattern for any of these words."""
+    return "|".join(words)
 
 
 def references(scene: Scene, thing: Thing, *without: str) -> list[str]:
