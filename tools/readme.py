@@ -27,7 +27,7 @@ TRUST = ROOT / "data" / "results" / "trust.json"
 SYNERGY = ROOT / "data" / "results" / "synergy.json"
 BENCH = ROOT / "data" / "results" / "bench.json"
 LEARNING, WINDOW = ROOT / "data" / "results" / "stage_one.jsonl", 250  # steps to a column
-PROMPT = "A large green square in the top left and a small yellow star in the bottom right on a grey background."
+PROMPT = "A small blue triangle in the top left and a large orange star in the bottom right on a black background."
 STAGES = {  # stage: its record in the shipped weights
     "vae": "stable-diffusion/training.vae.json",
     "clip": "clip/training.json",
