@@ -26,8 +26,9 @@ from minidream.agreement import AGREES, Agreement, agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.modeling.minidream import MiniDream
-from minidream.processing import CLOSING, OPENING, Batch, MiniDreamProcessor
+from minidream.processing import Batch, MiniDreamProcessor
 from minidream.sampling import SamplingOptions, nucleus, sample_latents, watch
+from minidream.world.corpora import CLOSING, OPENING
 
 MOST_TOLD = 64  # tokens between them; four things take about 45
 

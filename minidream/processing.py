@@ -33,6 +33,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from minidream.documents import Document, fit_picture, write_atomically
 from minidream.errors import ContextWarning, UserError
 from minidream.tokenizer import PAD, SPECIAL_TOKENS, chat_template
+from minidream.world.corpora import OPENING
 from minidream.world.corpora import question_text as question_prompt  # one format for training and for use
 
 __all__ = [
@@ -45,7 +46,6 @@ __all__ = [
     "visual_question",
 ]
 
-OPENING, CLOSING = " (", ")"  # around a picture told in words
 MODES = ("interleaved", "text_to_image", "image_to_text", "text")
 IGNORED = -100  # a label without loss
 

@@ -25,7 +25,7 @@ from minidream.agreement import agreement
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
 from minidream.generation import MOST_TOLD, End, TextPiece
-from minidream.processing import CLOSING
+from minidream.world.corpora import CLOSING
 
 if TYPE_CHECKING:
     from minidream.pipeline import MiniDreamPipeline

@@ -24,8 +24,8 @@ from minidream.explanation import Explanation
 from minidream.generation import End, collect, to_image
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
-from minidream.processing import OPENING
 from minidream.verification import Verdict, until_bracket
+from minidream.world.corpora import OPENING
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 

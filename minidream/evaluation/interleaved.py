@@ -20,9 +20,8 @@ from minidream.evaluation.candidate import Candidate, dice, look
 from minidream.evaluation.comprehension import plain
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
 from minidream.pipeline import STRIDE
-from minidream.processing import CLOSING, OPENING
 from minidream.sampling import SamplingOptions
-from minidream.world.corpora import question_text, render, sample
+from minidream.world.corpora import CLOSING, OPENING, question_text, render, sample
 from minidream.world.questions import few_shot as ask_by_example
 from minidream.world.scene import Scene
 from minidream.world.tell import KINDS, Question, Story

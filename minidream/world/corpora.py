@@ -44,6 +44,7 @@ MOST_SHOTS = 4
 # How often a question is of each type: most often of those that take longest to learn.
 ASKED = dict(existence=4, comparison=3, relation=3, count=3, color=1, shape=1, size=1, background=0.5)
 MOST_QUESTIONS = 10  # about one scene
+OPENING, CLOSING = " (", ")"  # around a picture told in words
 PLAIN = 0.75  # how often a scene that is to be told is told by its plain caption
 
 
@@ -154,7 +155,7 @@ def _seen_states(rng: random.Random, held_out: bool | None) -> Example:
     for part in story.document_plan[first:]:
         if isinstance(part, Scene):
             given.add(len(parts))
-            parts += [" (", f"{_caption(part, rng)})"]
+            parts += [OPENING, _caption(part, rng) + CLOSING]
         parts.append(part)
     return Example(tuple(parts), "seen_states", story.kind, frozenset(given))
 
