@@ -7,7 +7,7 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokeniz
 
 from minidream import agreement as agreement_module
 from minidream import verification
-from minidream.agreement import agreement
+from minidream.agreement import agreement, expectation
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.generation import End, TextPiece, to_image
@@ -88,6 +88,29 @@ def test_the_score_is_the_probability_of_the_words_and_their_end(pipe):
     swapped = agreement(pipe.model, pipe.processor, [B, A], texts)
     assert max(abs(a.score - b.score) / a.score for a, b in zip(found, swapped)) > 1e-3  # it looks
     assert agreement(pipe.model, pipe.processor, [A], ["a star. " * 200]) == [(0.0, 0.0)]
+
+
+def test_what_words_let_expect_is_the_probability_of_the_text_and_its_bracket(pipe):
+    prompts, texts = ["a star (", "a red star. it grows. ("], ["a red star", "a large star"]
+    found = expectation(pipe.model, pipe.processor, prompts, texts)
+    for prompt, text, fit in zip(prompts, texts, found, strict=True):
+        before, after = pipe.processor.encode(prompt), pipe.processor.encode(text + ")")
+        with torch.no_grad():
+            logits = pipe.model(torch.tensor([[pipe.processor.bos, *before, *after]])).logits[0, len(before) : -1]
+        chances = logits.softmax(-1)[range(len(after)), after]
+        assert fit.score == pytest.approx(float(chances.prod()), rel=1e-3)
+        assert fit.share == pytest.approx(float((chances / logits.softmax(-1).amax(-1)).prod()), rel=1e-3)
+    assert expectation(pipe.model, pipe.processor, prompts[:1], ["a star. " * 200]) == [(0.0, 0.0)]
+
+
+def test_a_verdict_asks_from_both_ends(pipe, monkeypatch):
+    """The mean of: what was asked, of the picture; what was read, after the words and what earlier pictures show."""
+    document = Document([A, "it lands.", B])
+    [verdict] = pipe.verify(document, given=1)
+    of_picture = agreement(pipe.model, pipe.processor, [B], [verdict.told])
+    words = f"({pipe.caption(A)}) it lands. ("
+    of_words = expectation(pipe.model, pipe.processor, [words], [verdict.read])
+    assert verdict.score == pytest.approx((of_picture[0].score + of_words[0].score) / 2, rel=1e-3)
 
 
 def test_a_batch_is_judged_as_one_by_one(pipe, monkeypatch):
