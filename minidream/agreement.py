@@ -19,10 +19,10 @@ BATCH = 64  # pictures looked at at once
 
 
 class Agreement(NamedTuple):
-    """How readily a model says a text of a picture; the larger, the better.
+    """How readily a model says a text of a picture, or after words; the larger, the better.
 
     `share`: its words' probability, each divided by that of the likeliest word in its place; 1 for what the model would
-    say by itself. `score`: the probability that it says this text, and then nothing more.
+    say by itself. `score`: the probability that it says this text, and then ends.
     """
 
     share: float

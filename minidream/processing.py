@@ -10,7 +10,7 @@ A picture stands in a sequence as one or two blocks that are never cut in half:
     interleaved     <s> (text DB IB)* text </s>     loss on the text, <dream> and </s>
     text            <s> text </s>                   loss on the text and </s>
     conversation    interleaved, the user's parts given: loss on each reply, and on </s> after each
-    thoughts        interleaved, with " (caption)" before DB: loss on the caption, and on <dream> where " (" is given
+    thoughts        interleaved, " (caption)" before DB: loss on the caption, too; where " (" is given, on <dream>
 
 What is given (a prompt, the user's turns) has no loss, and a given picture is only seen: IB, no DB.
 """
