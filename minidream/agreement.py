@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from minidream.documents import Document
 from minidream.modeling.minidream import MiniDream
@@ -29,41 +28,36 @@ class Agreement(NamedTuple):
     score: float
 
 
-@torch.no_grad()
 def agreement(
     model: MiniDream, processor: MiniDreamProcessor, pictures: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[Agreement]:
     """How each picture agrees with its text, in one pass over both; not at all, if the text does not fit into the
     context."""
-    found: list[Agreement] = []
-    for start in range(0, len(pictures), BATCH):
-        some = [Document(pair) for pair in zip(pictures[start : start + BATCH], texts[start : start + BATCH])]
-        batch = processor(some, "image_to_text", prompt_parts=[1] * len(some)).to(model.device)
-        out = model(**batch.model_inputs(), image_features=model.encode_pictures(batch.pictures[batch.seen]))
-        found += _readily(out.logits, batch.labels)
-    return found
+    return _readily(model, processor, [Document(pair) for pair in zip(pictures, texts)], "image_to_text")
 
 
-@torch.no_grad()
 def expectation(
     model: MiniDream, processor: MiniDreamProcessor, prompts: Sequence[str], texts: Sequence[str]
 ) -> list[Agreement]:
     """How readily the model goes on words that end with an open bracket with each text, and closes it."""
+    documents = [Document([prompt, text + CLOSING]) for prompt, text in zip(prompts, texts)]
+    return _readily(model, processor, documents, "text", add_eos=False)
+
+
+@torch.no_grad()
+def _readily(
+    model: MiniDream, processor: MiniDreamProcessor, documents: Sequence[Document], mode: str, add_eos: bool = True
+) -> list[Agreement]:
+    """How readily the model says the second part of each document after the first."""
     found: list[Agreement] = []
-    for start in range(0, len(prompts), BATCH):
-        closed = [text + CLOSING for text in texts[start : start + BATCH]]
-        some = [Document(pair) for pair in zip(prompts[start : start + BATCH], closed)]
-        batch = processor(some, "text", prompt_parts=[1] * len(some), add_eos=False).to(model.device)
-        found += _readily(model(**batch.model_inputs()).logits, batch.labels)
+    for start in range(0, len(documents), BATCH):
+        some = documents[start : start + BATCH]
+        batch = processor(some, mode, prompt_parts=[1] * len(some), add_eos=add_eos).to(model.device)
+        seen = model.encode_pictures(batch.pictures) if len(batch.pictures) else None
+        logits, targets = model(**batch.model_inputs(), image_features=seen).logits[:, :-1], batch.labels[:, 1:]
+        likely = logits.double().log_softmax(-1)  # (B, L - 1, V); double, for products of many
+        chosen = likely.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, L - 1)
+        said = targets != -100
+        sums = [((each * said).sum(1).exp() * said.any(1)).tolist() for each in (chosen - likely.amax(-1), chosen)]
+        found += [Agreement(*pair) for pair in zip(*sums)]
     return found
-
-
-def _readily(logits: Tensor, labels: Tensor) -> list[Agreement]:
-    """The agreement of the labelled tokens of each row: logits (B, L, V), labels (B, L)."""
-    targets = labels[:, 1:]  # (B, L - 1)
-    likely = logits[:, :-1].double().log_softmax(-1)  # (B, L - 1, V); double, for products of many
-    chosen = likely.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    said = targets != -100
-    readily = (chosen - likely.amax(-1), chosen)
-    sums = [((each * said).sum(1).exp() * said.any(1)).tolist() for each in readily]
-    return [Agreement(*pair) for pair in zip(*sums)]

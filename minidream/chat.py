@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
-from minidream.generation import Event, collect
+from minidream.events import Event, collect
 from minidream.processing import question_prompt
 
 if TYPE_CHECKING:

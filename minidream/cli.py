@@ -1,18 +1,15 @@
 """The command line: `minidream write | draw | ask | train | evaluate | ablate | bench | tour`.
 
 A user's mistake gives one line on stderr that says what is wrong and how to mend it, and exit code 2; Ctrl-C gives 130.
-Nothing heavy is imported before it is needed, so that `minidream --help` answers at once. An option that is not given
-is not passed on: its default stands in one place, the function that is called.
+What each command does stands in `commands`.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import json
 import math
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -21,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minidream import __version__
+from minidream import __version__, commands
 from minidream.ablation.grids import BUDGETS, GRIDS
 from minidream.errors import ContextWarning, UserError
 from minidream.training.recipes import PRESETS, STAGES
@@ -109,142 +106,6 @@ def _setting(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _check_place(path: Path) -> None:
-    """Raise `UserError` if a file cannot be written at `path`: better known before the work than after it."""
-    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
-        raise UserError(f"{path!a} is not valid UTF-8: choose another name")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file in it")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is a device, not a file: choose another place")
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
-    if not parent.is_dir():
-        raise UserError(f"{parent} is a file, not a folder: choose another place for {path.name}")
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"{parent} may not be written to: choose another place for {path.name}")
-
-
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the options that stand on the command line."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _pipeline() -> Any:
-    from minidream.pipeline import MiniDreamPipeline
-
-    return MiniDreamPipeline.from_pretrained()
-
-
-def _write(options: argparse.Namespace) -> None:
-    from minidream.documents import Document, check_suffix, load_picture
-
-    check_suffix(options.output)
-    _check_place(options.output)
-    parts = [] if options.picture is None else [load_picture(options.picture)]
-    sampling = _given(options, "seed", "guidance", "steps", "temperature", "max_pictures", "think", "tries")
-    document = _pipeline().complete(Document([*parts, options.prompt]), **sampling)
-    document.save(options.output)
-    print(document.text)
-    print(f"written: {options.output}")
-
-
-def _draw(options: argparse.Namespace) -> None:
-    from minidream.documents import png_bytes, write_atomically
-
-    if options.output.suffix.lower() != ".png":
-        raise UserError(f"{options.output} is not named as a PNG file: let it end in .png")
-    _check_place(options.output)
-    (picture,) = _pipeline().draw([options.caption], **_given(options, "seed", "guidance", "steps"))
-    write_atomically(options.output, png_bytes(picture))
-    print(f"drawn: {options.output}")
-
-
-def _ask(options: argparse.Namespace) -> None:
-    from minidream.documents import Document
-
-    document = Document.load(options.file)
-    if not document.pictures:
-        raise UserError(f"{options.file} holds no picture: ask about a picture, or a document with one")
-    print(_pipeline().ask(document, options.question).strip())
-
-
-def _train(options: argparse.Namespace) -> None:
-    from minidream.training.stages import train
-
-    if options.out is not None:
-        _check_place(options.out / "training.json")
-    try:
-        train(options.stage, options.preset, options.out, dict(options.set), options.resume, options.init)
-    except KeyboardInterrupt:
-        again = ["minidream", "train", options.stage, "--preset", options.preset]
-        for name, value in {"--out": options.out, "--init": options.init}.items():
-            again += [] if value is None else [name, str(value)]
-        for key, value in options.set:
-            again += ["--set", f"{key}={value}"]
-        raise KeyboardInterrupt(f"the last checkpoint is kept, go on with `{shlex.join(again)} --resume`") from None
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from minidream.documents import write_atomically
-
-    if options.json is not None:
-        _check_place(options.json)
-    if options.weights is not None and not options.weights.is_dir():
-        raise UserError(f"no weights at {options.weights}: name a folder that `minidream train all --out` has filled")
-    from minidream import evaluation
-
-    chosen = _given(options, "what", "n", "seed", "weights")
-    if options.json is not None:  # an interrupted evaluation goes on after what it has finished
-        chosen["partial"] = options.json.with_name(options.json.name + ".partial")
-    result = evaluation.evaluate(**chosen)
-    print(evaluation.table(result))
-    if options.json is not None:
-        write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())
-        chosen["partial"].unlink(missing_ok=True)
-
-
-def _ablate(options: argparse.Namespace) -> None:
-    from minidream import ablation
-    from minidream.ablation.results import table
-
-    file = options.json or ablation.file_of(options.name)
-    _check_place(file)
-    try:
-        result = ablation.ablate(options.name, file=file, **_given(options, "seeds", "preset", "weights", "queries"))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("finished runs are kept, go on with the same command") from None
-    print(table(result))
-    if options.name == "synergy":
-        from minidream.ablation.synergy import verdicts
-
-        print(verdicts(result))
-    print(f"written: {file}")
-
-
-def _bench(options: argparse.Namespace) -> None:
-    from minidream.documents import write_atomically
-
-    if options.json is not None:
-        _check_place(options.json)
-    if options.weights is not None and not options.weights.is_dir():
-        raise UserError(f"no weights at {options.weights}: name a folder that `minidream train all --out` has filled")
-    from minidream.bench import bench, table
-
-    result = bench(**_given(options, "rounds", "n", "seed", "weights"))
-    if options.json is not None:
-        write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())
-    print(table(result))
-
-
-def _tour(options: argparse.Namespace) -> None:
-    from minidream.tour import main as tour
-
-    if options.output.suffix != ".html":
-        raise UserError(f"{options.output} is not named as a web page: let it end in .html")
-    _check_place(options.output)
-    tour(options.output, options.picture)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="minidream", description="DreamLLM, small, whole and true.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"minidream {__version__}")
@@ -260,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--guidance", type=_number(float, 0, 30), help="how strictly pictures follow (1: no guidance)")
         to.add_argument("--steps", type=_number(int, 1, 1000), help="denoising steps a picture")
 
-    write = command("write", _write, "write an illustrated document from a beginning")
+    write = command("write", commands.write, "write an illustrated document from a beginning")
     write.add_argument("prompt", type=_words, metavar="PROMPT", help="how the document begins")
     write.add_argument("--picture", type=Path, metavar="FILE", help="a PNG, JPEG or WebP to stand before the prompt")
     write.add_argument("-o", "--output", type=Path, default=Path("out/story.html"), metavar="FILE.html|.md|.json")
@@ -273,16 +134,16 @@ def _parser() -> argparse.ArgumentParser:
         "--tries", type=_number(int, 1, 100), help="drawings at most until a picture shows what was said"
     )
 
-    draw = command("draw", _draw, "draw a picture from a caption")
+    draw = command("draw", commands.draw, "draw a picture from a caption")
     draw.add_argument("caption", type=_words, metavar="CAPTION", help="what to draw")
     draw.add_argument("-o", "--output", type=Path, default=Path("out/drawing.png"), metavar="FILE.png")
     sampling(draw)
 
-    ask = command("ask", _ask, "answer a question about a picture or a document")
+    ask = command("ask", commands.ask, "answer a question about a picture or a document")
     ask.add_argument("file", type=Path, metavar="FILE", help="a picture (.png, .jpg, .webp) or a document")
     ask.add_argument("question", type=_words, metavar="QUESTION", help='such as "How many things are there?"')
 
-    train = command("train", _train, "train a stage, or all of them in order")
+    train = command("train", commands.train, "train a stage, or all of them in order")
     train.add_argument("stage", choices=(*STAGES, "all"), metavar="STAGE", help=f"{', '.join(STAGES)} or all")
     train.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="how large (default: mini)")
     train.add_argument("--resume", action="store_true", help="keep what is finished, go on from the last checkpoint")
@@ -290,14 +151,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--init", type=Path, metavar="DIR", help="begin with the weights of an earlier run's stage")
     train.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/PRESET)")
 
-    evaluate = command("evaluate", _evaluate, "measure what a model can do, exactly")
+    evaluate = command("evaluate", commands.evaluate, "measure what a model can do, exactly")
     evaluate.add_argument("what", nargs="?", choices=EXAMINATIONS, default="all", metavar="|".join(EXAMINATIONS))
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     evaluate.add_argument("--n", type=_number(int, 1, 10**6), help="scenes a category (default: 500)")
     evaluate.add_argument("--seed", type=_number(int, 0, 2**63 - 1), help="of the scenes (default: 0)")
     evaluate.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
 
-    ablate = command("ablate", _ablate, "repeat the paper's choices against their alternatives, as recorded grids")
+    ablate = command(
+        "ablate", commands.ablate, "repeat the paper's choices against their alternatives, as recorded grids"
+    )
     ablate.add_argument("name", choices=tuple(GRIDS), metavar="|".join(GRIDS))
     ablate.add_argument("--seeds", type=_number(int, 0, 2**31), nargs="+", help="one run each (default: 0 1 2)")
     ablate.add_argument("--json", type=Path, metavar="FILE", help="of the runs (default: data/results/NAME.json)")
@@ -305,14 +168,14 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--queries", type=_number(int, 1, 10**6), nargs="+", help="other numbers of dream queries")
     ablate.add_argument("--weights", type=Path, metavar="DIR", help="other frozen parts than the shipped ones")
 
-    bench = command("bench", _bench, "measure what packing, caches and solvers save, as ratios")
+    bench = command("bench", commands.bench, "measure what packing, caches and solvers save, as ratios")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     bench.add_argument("--rounds", type=_number(int, 1, 10**4), help="repetitions of what is timed (default: 7)")
     bench.add_argument("--n", type=_number(int, 1, 10**6), help="prompts a category for the solvers (default: 50)")
     bench.add_argument("--seed", type=_number(int, 0, 2**31), help="of batch, prompts and noise (default: 0)")
     bench.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
 
-    tour = command("tour", _tour, "see everything in a minute: writes one HTML page")
+    tour = command("tour", commands.tour, "see everything in a minute: writes one HTML page")
     tour.add_argument("-o", "--output", type=Path, default=Path("out/tour.html"), metavar="FILE.html")
     tour.add_argument("--picture", type=Path, metavar="FILE", help="your own PNG, JPEG or WebP for the second part")
     return parser
@@ -343,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     try:
         options = _parser().parse_args(arguments)
-        keeping = options.run in (_train, _ablate)  # they keep what is done themselves
+        keeping = options.run in (commands.train, commands.ablate)  # they keep what is done themselves
         with nullcontext() if keeping else _stopping(), _warning_in_one_line():
             options.run(options)
         return 0

@@ -18,9 +18,11 @@ from torch import Tensor
 from minidream.chat import Chat
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.events import End, Event, TextPiece, collect, to_image
 from minidream.explanation import Explanation, explain
-from minidream.generation import End, Event, TextPiece, collect, stream, to_image
-from minidream.modeling.minidream import MiniDream, open_tokenizer
+from minidream.generation import stream
+from minidream.modeling.loading import open_tokenizer
+from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.sampling import SamplingOptions, sample_latents
 from minidream.verification import Verdict, best_of, verify, worst_first

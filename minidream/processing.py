@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from minidream.batch import Batch, TokenSequence, collate, together
 from minidream.documents import Document, fit_picture, write_atomically
 from minidream.errors import ContextWarning, UserError
 from minidream.tokenizer import PAD, SPECIAL_TOKENS, chat_template
@@ -39,7 +38,6 @@ from minidream.world.corpora import question_text as question_prompt  # one form
 __all__ = [
     "MODES",
     "SPECIAL_TOKENS",
-    "Batch",
     "MiniDreamProcessor",
     "caption_prompt",
     "question_prompt",
@@ -47,7 +45,6 @@ __all__ = [
 ]
 
 MODES = ("interleaved", "text_to_image", "image_to_text", "text")
-IGNORED = -100  # a label without loss
 
 
 def caption_prompt(picture: Image.Image) -> Document:
@@ -59,51 +56,6 @@ def visual_question(about: Document, question: str) -> Document:
     """What the model reads before it answers a question about a picture or a document."""
     space = " " if about and isinstance(about[-1], str) else ""
     return Document([*about, space + question_prompt(question)])
-
-
-@dataclass
-class Batch:
-    """B documents as sequences of length L, with their K pictures."""
-
-    input_ids: Tensor  # (B, L) long; the placeholders of both blocks hold <im_patch>
-    attention_mask: Tensor  # (B, L) long; 0 where padded; in packed rows the documents are numbered 1, 2, ...
-    position_ids: Tensor  # (B, L) long; counted within a document, so that padding and neighbours change nothing
-    labels: Tensor  # (B, L) long, unshifted, -100 where no loss falls
-    query_mask: Tensor  # (B, L) bool: the Q placeholders of each dream block
-    patch_mask: Tensor  # (B, L) bool: the P placeholders of each image block
-    pictures: Tensor  # (K, 3, H, W) uint8, in reading order
-    seen: Tensor  # (N,) long: the picture of each image block, in reading order
-    dreamed: Tensor  # (M,) long: the picture of each dream block; a block that is still to be drawn has none
-    order: Tensor  # the documents' indices in the order in which the rows hold them
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
-
-    def model_inputs(self) -> dict[str, Tensor]:
-        """What `MiniDream.forward` takes by these names; the encoded pictures come beside them."""
-        return {
-            name: value for name, value in vars(self).items() if name not in ("pictures", "seen", "dreamed", "order")
-        }
-
-
-@dataclass
-class _Sequence:
-    """One document while it is being written: four lists of one length, and its pictures."""
-
-    ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    queries: list[bool] = field(default_factory=list)
-    patches: list[bool] = field(default_factory=list)
-    pictures: list[Image.Image] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
-    dreamed: list[int] = field(default_factory=list)
-
-    def add(self, ids: Sequence[int], loss: bool = False, queries: bool = False, patches: bool = False) -> None:
-        self.ids += ids
-        self.labels += ids if loss else [IGNORED] * len(ids)
-        self.queries += [queries] * len(ids)
-        self.patches += [patches] * len(ids)
 
 
 class MiniDreamProcessor:
@@ -225,7 +177,7 @@ class MiniDreamProcessor:
             self._write(document, mode, parts, add_eos, generation_prompt)
             for document, parts in zip(documents, given, strict=True)
         ]
-        return self._collate(rows, padding_side == "left", _together(rows) if pack else None)
+        return self._batch(rows, padding_side == "left", pack)
 
     def picture(self, image: Image.Image) -> Tensor:
         """One picture as uint8 (3, H, W): its middle square, resized if need be."""
@@ -234,7 +186,7 @@ class MiniDreamProcessor:
     def continuation(self, additions: Sequence[int | str | None]) -> Batch:
         """What is appended to each document of a batch that is being written, padded on the left: a token id, a whole
         "dream" or "image" block (its features go beside it), or nothing (None: padding only)."""
-        rows = [_Sequence() for _ in additions]
+        rows = [TokenSequence() for _ in additions]
         for row, addition in zip(rows, additions):
             if addition == "dream":
                 self._add_dream_block(row, loss=False)
@@ -242,22 +194,22 @@ class MiniDreamProcessor:
                 self._add_image_block(row)
             elif isinstance(addition, int):
                 row.add([addition])
-        return self._collate(rows, left=True)
+        return self._batch(rows, left=True)
 
-    def _add_dream_block(self, row: _Sequence, loss: bool) -> None:
+    def _add_dream_block(self, row: TokenSequence, loss: bool) -> None:
         row.add([self.dream], loss=loss)
         row.add([self.im_patch] * self.num_dream_queries, queries=True)
         row.add([self.dream_end])
 
-    def _add_image_block(self, row: _Sequence) -> None:
+    def _add_image_block(self, row: TokenSequence) -> None:
         row.add([self.im_start])
         row.add([self.im_patch] * self.num_patches, patches=True)
         row.add([self.im_end])
 
     def _write(
         self, document: Document, mode: str, prompt_parts: Container[int], add_eos: bool, prompt: bool
-    ) -> _Sequence:
-        row, drawn_next = _Sequence(), prompt and mode == "text_to_image"
+    ) -> TokenSequence:
+        row, drawn_next = TokenSequence(), prompt and mode == "text_to_image"
         row.add([self.bos])
         room = self.max_length - (self.dream_block_length if drawn_next else 1)  # 1: </s>, or the first token to come
         whole = True
@@ -285,7 +237,7 @@ class MiniDreamProcessor:
             row.add([self.eos], loss=mode != "text_to_image")
         return row
 
-    def _add_picture(self, row: _Sequence, picture: Image.Image, mode: str, given: bool, room: int) -> bool:
+    def _add_picture(self, row: TokenSequence, picture: Image.Image, mode: str, given: bool, room: int) -> bool:
         """Write a picture's blocks, if all of them fit."""
         if mode == "text":
             raise UserError("this document has a picture, but mode 'text' has no place for one: use 'interleaved'")
@@ -302,36 +254,11 @@ class MiniDreamProcessor:
         row.pictures.append(picture)
         return True
 
-    def _collate(self, written: list[_Sequence], left: bool, together: list[list[int]] | None = None) -> Batch:
-        """One row for each document, or for each list of documents that stand `together`."""
-        together = together or [[index] for index in range(len(written))]
-        rows = [[written[index] for index in indices] for indices in together]
-        length = max((sum(len(each.ids) for each in row) for row in rows), default=0)
-
-        def padded(values: Callable[[_Sequence, int], Iterable[Any]], filler: Any) -> Tensor:
-            joined = [[v for number, each in enumerate(row, 1) for v in values(each, number)] for row in rows]
-            gaps = [[filler] * (length - len(items)) for items in joined]
-            return torch.tensor([gap + items if left else items + gap for gap, items in zip(gaps, joined)])
-
-        pictures: list[Tensor] = []
-        seen: list[int] = []
-        dreamed: list[int] = []
-        for each in (each for row in rows for each in row):
-            seen += [len(pictures) + index for index in each.seen]  # within a document -> within the batch
-            dreamed += [len(pictures) + index for index in each.dreamed]
-            pictures += [self.picture(picture) for picture in each.pictures]
-        return Batch(
-            input_ids=padded(lambda each, _: each.ids, self.pad),
-            attention_mask=padded(lambda each, number: [number] * len(each.ids), 0),
-            position_ids=padded(lambda each, _: range(len(each.ids)), 0),
-            labels=padded(lambda each, _: each.labels, IGNORED),
-            query_mask=padded(lambda each, _: each.queries, False),
-            patch_mask=padded(lambda each, _: each.patches, False),
-            pictures=torch.stack(pictures) if pictures else torch.zeros(0, 3, self.image_size, self.image_size).byte(),
-            seen=torch.tensor(seen, dtype=torch.long),
-            dreamed=torch.tensor(dreamed, dtype=torch.long),
-            order=torch.tensor([index for indices in together for index in indices], dtype=torch.long),
-        )
+    def _batch(self, written: list[TokenSequence], left: bool, pack: bool = False) -> Batch:
+        rows = together(written) if pack else [[index] for index in range(len(written))]
+        pictures = [self.picture(picture) for row in rows for index in row for picture in written[index].pictures]
+        none = torch.zeros(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        return collate(written, torch.stack(pictures) if pictures else none, self.pad, left, rows)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `processor.json` and the folder `tokenizer`."""
@@ -352,17 +279,3 @@ class MiniDreamProcessor:
             return cls(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), **settings)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"the processor at {folder} cannot be read ({error}): save it again") from None
-
-
-def _together(rows: list[_Sequence]) -> list[list[int]]:
-    """Which documents share a row: the longest first, each into the first row with room for it."""
-    lengths = [len(row.ids) for row in rows]
-    packed: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: -lengths[index]):
-        for row in packed:
-            if sum(lengths[other] for other in row) + lengths[index] <= max(lengths):
-                row.append(index)
-                break
-        else:
-            packed.append([index])
-    return packed

@@ -22,7 +22,7 @@ from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.interleaved import follow, same, stories
-from minidream.generation import End, TextPiece
+from minidream.events import End, TextPiece
 from minidream.pipeline import MiniDreamPipeline
 from minidream.score_distillation import clip_alignment_loss
 from minidream.training.dream import DreamTask

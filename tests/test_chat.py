@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from minidream.chat import Chat, Turn, checked, written
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
-from minidream.generation import InterleavedGenerator, Picture, TextPiece
+from minidream.events import Picture, TextPiece
+from minidream.generation import InterleavedGenerator
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.world.corpora import sample

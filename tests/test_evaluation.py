@@ -33,7 +33,7 @@ from minidream.evaluation import (
 from minidream.evaluation import candidate as candidate_module
 from minidream.evaluation.candidate import PipelineCandidate, digest
 from minidream.evaluation.statistics import bootstrap, f1, jackknife, paired, proportion, sign_flip, student
-from minidream.generation import End
+from minidream.events import End
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor, visual_question
 from minidream.tokenizer import train_tokenizer

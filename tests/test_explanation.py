@@ -6,8 +6,8 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokeniz
 
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.events import to_image
 from minidream.explanation import _Foresight, _Share, pieces_of
-from minidream.generation import to_image
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
 

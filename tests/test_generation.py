@@ -12,21 +12,8 @@ from minidream import generation
 from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
-from minidream.generation import (
-    MOST_TOLD,
-    Doubt,
-    End,
-    InterleavedGenerator,
-    Picture,
-    PictureComing,
-    Preview,
-    SamplingOptions,
-    TextPiece,
-    Thought,
-    collect,
-    stream,
-    to_image,
-)
+from minidream.events import Doubt, End, Picture, PictureComing, Preview, TextPiece, Thought, collect, to_image
+from minidream.generation import MOST_TOLD, InterleavedGenerator, SamplingOptions, stream
 from minidream.processing import MiniDreamProcessor
 from minidream.sampling import nucleus
 

@@ -10,7 +10,8 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_clip, tiny_diffusion, tiny_llm, ti
 import minidream.pipeline
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.generation import End, InterleavedGenerator, Picture
+from minidream.events import End, Picture
+from minidream.generation import InterleavedGenerator
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
 

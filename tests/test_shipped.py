@@ -16,8 +16,9 @@ from minidream.evaluation.candidate import PipelineCandidate, look
 from minidream.evaluation.comprehension import parse_caption, plain
 from minidream.evaluation.creation import trials
 from minidream.evaluation.interleaved import after_thoughts, same
-from minidream.generation import Picture, Thought, collect
+from minidream.events import Picture, Thought, collect
 from minidream.pipeline import MiniDreamPipeline
+from minidream.verification import clarity
 from minidream.weights import MANIFEST, find_weights
 from minidream.world.draw import draw_batch
 from minidream.world.questions import ask
@@ -57,6 +58,16 @@ def test_reconstructions_read_back_exactly(pipe: MiniDreamPipeline) -> None:
     rebuilt = pipe.model.decoder.decode(pipe.model.decoder.encode(pictures)).permute(0, 2, 3, 1).numpy()
     found = look([Image.fromarray(np.ascontiguousarray(picture)) for picture in rebuilt])
     assert sum(same(scene, shown) for scene, shown in zip(scenes, found)) >= 62
+
+
+def test_what_is_half_mixed_is_less_clear_than_what_is_drawn(pipe: MiniDreamPipeline) -> None:
+    rng = random.Random("shipped-clarity")
+    drawn = draw_batch([random_scene(rng) for _ in range(64)])
+    mixed = (drawn.astype(int) + drawn[::-1]) // 2
+    clear, smudged = (
+        clarity(pipe, [Image.fromarray(picture) for picture in some.astype(np.uint8)]) for some in (drawn, mixed)
+    )
+    assert np.mean(clear) > 0.8 and np.mean(np.array(clear) > smudged) > 0.9
 
 
 def test_drawing_and_answering_are_as_good_as_measured(pipe: MiniDreamPipeline) -> None:

@@ -10,10 +10,10 @@ from minidream import verification
 from minidream.agreement import agreement, expectation
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.generation import End, TextPiece, to_image
+from minidream.events import End, TextPiece, to_image
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
-from minidream.verification import Verdict, differences
+from minidream.verification import Verdict, clarity, differences
 
 A, B, C = (to_image(pixels) for pixels in tiny_pictures(3))
 
@@ -104,19 +104,34 @@ def test_what_words_let_expect_is_the_probability_of_the_text_and_its_bracket(pi
 
 
 def test_a_verdict_asks_from_both_ends(pipe, monkeypatch):
-    """The mean of: what was asked, of the picture; what was read, after the words and what earlier pictures show."""
+    """The mean of: what was asked, of the picture; what was read, after the words and what earlier pictures show. It
+    counts as far as the picture is clear."""
+    monkeypatch.setattr(verification, "SMUDGED", 0.5)  # this decoder, untrained, changes everything
     document = Document([A, "it lands.", B])
     [verdict] = pipe.verify(document, given=1)
     of_picture = agreement(pipe.model, pipe.processor, [B], [verdict.told])
     words = f"({pipe.caption(A)}) it lands. ("
     of_words = expectation(pipe.model, pipe.processor, [words], [verdict.read])
-    assert verdict.score == pytest.approx((of_picture[0].score + of_words[0].score) / 2, rel=1e-3)
+    [clear] = clarity(pipe, [B])
+    assert verdict.score == pytest.approx(clear * (of_picture[0].score + of_words[0].score) / 2, rel=1e-3)
+
+
+def test_a_picture_is_clear_that_the_decoder_can_keep(pipe, monkeypatch):
+    """By hand: the mean square of what encoding and decoding changes the second time, of pixels from 0 to 1."""
+    monkeypatch.setattr(verification, "SMUDGED", 0.01)
+    decoder, [found] = pipe.model.decoder, clarity(pipe, [A])
+    once = decoder.decode(decoder.encode(pipe.processor.picture(A)[None]))
+    change = (once / 255 - decoder.decode(decoder.encode(once)) / 255).square().mean()
+    assert 0.01 < found < 0.99 and found == pytest.approx(float((-change / 0.01).exp()), rel=1e-4)
+    monkeypatch.setattr(type(decoder), "decode", lambda self, latents: pipe.processor.picture(A)[None])
+    assert clarity(pipe, [A]) == [1.0] and clarity(pipe, []) == []
 
 
 def test_a_batch_is_judged_as_one_by_one(pipe, monkeypatch):
     documents = [Document(["a red circle.", A, "it lands.", B]), Document([C]), Document(["a star", C])]
     monkeypatch.setattr(verification, "BATCH", 2)
     monkeypatch.setattr(agreement_module, "BATCH", 2)
+    monkeypatch.setattr(verification, "SMUDGED", 0.5)
     for each, alone in zip(pipe.verify(documents), map(pipe.verify, documents), strict=True):
         assert [v.told for v in each] == [v.told for v in alone]
         assert [v.score for v in each] == pytest.approx([v.score for v in alone], rel=1e-3)

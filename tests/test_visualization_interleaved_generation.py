@@ -13,7 +13,7 @@ from PIL import Image
 
 from minidream.documents import Document
 from minidream.evaluation.candidate import look
-from minidream.generation import End, Event, Picture, PictureComing, TextPiece
+from minidream.events import End, Event, Picture, PictureComing, TextPiece
 from minidream.teaching.interleaved_generation import (
     answers,
     blind,

@@ -215,15 +215,17 @@ def speeds() -> str:
 
 
 def costs() -> str:
-    """The table of what each stage of the shipped weights cost."""
-    lines, total = ["| stage | steps | batch | minutes | cores |", "|---|---|---|---|---|"], 0.0
-    for file in STAGES.values():
-        for record in _runs(json.loads((WEIGHTS / file).read_text())):
-            total += record["seconds"]
-            minutes, cores = f"{record['seconds'] / 60:.0f}", record["processes"] * record["threads"]
-            row = (record["recipe"]["stage"], record["steps"], record["recipe"]["batch"], minutes, cores)
-            lines.append(f"| {' | '.join(map(str, row))} |")
-    return "\n".join([*lines, f"| all | | | {total / 60:.0f} | |"])
+    """The table of what the shipped weights cost, all runs of a stage together."""
+    runs = [run for file in STAGES.values() for run in _runs(json.loads((WEIGHTS / file).read_text()))]
+    lines, total = ["| stage | runs | steps | pictures or documents | core hours |", "|---|---|---|---|---|"], 0.0
+    for stage in STAGES:
+        some = [run for run in runs if run["recipe"]["stage"] == stage]
+        hours = sum(run["seconds"] * run["processes"] * run["threads"] for run in some) / 3600
+        steps = sum(run["steps"] for run in some)
+        shown = sum(run["steps"] * run["recipe"]["batch"] for run in some)
+        lines.append(f"| {stage} | {len(some)} | {steps} | {shown} | {hours:.1f} |")
+        total += hours
+    return "\n".join([*lines, f"| all | {len(runs)} | | | {total:.1f} |"])
 
 
 def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 from minidream.agreement import Agreement, agreement
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.events import End, collect, to_image
 from minidream.explanation import Explanation
-from minidream.generation import End, collect, to_image
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
 from minidream.verification import Verdict, until_bracket

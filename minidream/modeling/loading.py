@@ -35,3 +35,13 @@ def load_part(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         if shown:
             transformers_logging.enable_progress_bar()
             diffusers_logging.enable_progress_bar()
+
+
+def open_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a language model: a folder or a name on the hub. Raises `UserError`."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot open a tokenizer at {source}: {str(error).splitlines()[0]}") from error

@@ -10,7 +10,6 @@ Q queries of condition width D, latents (C, h, w). Taught in notebooks 05 and 06
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +18,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from minidream.errors import UserError
 from minidream.modeling.configuration import MiniDreamConfig
 from minidream.modeling.diffusion import ImageDecoder
-from minidream.modeling.loading import load_part
+from minidream.modeling.loading import load_part, open_tokenizer
 from minidream.modeling.packing import packed_mask
+from minidream.modeling.storage import fill, read_model, write_model
 from minidream.modeling.vision import HALF, VisionEncoder
 from minidream.tokenizer import PAD, SPECIAL_TOKENS
-from minidream.weights import MANIFEST, find_weights, verify_manifest
-
-FROZEN = ("vision.", "decoder.")
-WEIGHTS = "model.safetensors"
+from minidream.weights import find_weights
 
 
 @dataclass
@@ -310,32 +305,7 @@ class MiniDream(PreTrainedModel):
 
         Raises `UserError` if the frozen parts shall be left out but were not opened from a folder or the hub.
         """
-        folder = Path(save_directory)
-        if not frozen and not self.config.components:
-            raise UserError("this model's frozen parts have no folder of their own: save it with frozen=True")
-        folder.mkdir(parents=True, exist_ok=True)
-        kept: dict[str, Tensor] = {}
-        stored: set[tuple[int, torch.Size]] = set()
-        for name, value in self.state_dict().items():
-            place = (value.data_ptr(), value.shape)  # tied weights are stored once
-            if (frozen or not name.startswith(FROZEN)) and place not in stored:
-                kept[name] = value.contiguous()
-                stored.add(place)
-        (folder / MANIFEST).unlink(missing_ok=True)  # of the weights that lay here before
-        written = folder / f".{WEIGHTS}.writing"
-        try:
-            save_file(kept, written, metadata={"format": "pt"})
-            os.replace(written, folder / WEIGHTS)
-        finally:
-            written.unlink(missing_ok=True)
-        config = MiniDreamConfig(**self.config.to_dict())
-        config.components = None
-        if not frozen:
-            config.components = {
-                name: os.path.relpath(source, folder) if Path(source).is_dir() else source
-                for name, source in (self.config.components or {}).items()
-            }
-        config.save_pretrained(folder)
+        write_model(self, Path(save_directory), frozen)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, **_: Any) -> MiniDream:  # type: ignore[override]
@@ -344,46 +314,11 @@ class MiniDream(PreTrainedModel):
         Raises `UserError` for a folder that is missing, damaged or incomplete.
         """
         folder = find_weights("minidream") if source is None else Path(source)
-        for name in ("config.json", WEIGHTS):
-            if not (folder / name).is_file():
-                raise UserError(f"no MiniDream at {folder}: {name} is missing; give a folder made by save_pretrained")
-        verify_manifest(folder)
-        try:
-            config = MiniDreamConfig.from_pretrained(str(folder))
-            saved = load_file(folder / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"{folder} cannot be read ({reason}): save it again") from None
+        config, saved = read_model(folder)
         vision = decoder = None
         if config.components:
-            config.components = {
-                name: str((folder / place).resolve()) if (folder / place).is_dir() else place
-                for name, place in config.components.items()
-            }
             vision = VisionEncoder.from_folder(config.components["vision"])
             decoder = ImageDecoder.from_folder(config.components["diffusion"])
         model = cls(config, vision=vision, decoder=decoder)
-        try:
-            missing, unexpected = model.load_state_dict(saved, strict=False)
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder / WEIGHTS} does not fit its config.json: {str(error).splitlines()[-1]}"
-            ) from error
-        state = model.state_dict()
-        filled = {state[name].data_ptr() for name in saved if name in state}  # a tied weight fills its twin
-        lacking = [
-            name
-            for name in missing
-            if state[name].data_ptr() not in filled and not (config.components and name.startswith(FROZEN))
-        ]
-        if lacking or unexpected:
-            raise UserError(f"{folder / WEIGHTS} does not fit its config.json: see {(lacking or unexpected)[0]}")
+        fill(model, saved, folder)
         return model.float().eval()
-
-
-def open_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a language model: a folder or a name on the hub. Raises `UserError`."""
-    try:
-        return AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot open a tokenizer at {source}: {str(error).splitlines()[0]}") from error

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from minidream.batch import Batch
 from minidream.documents import Document
 from minidream.evaluation import creation
 from minidream.evaluation.candidate import look
 from minidream.evaluation.statistics import proportion
-from minidream.generation import to_image
+from minidream.events import to_image
 from minidream.modeling.minidream import MiniDream
-from minidream.processing import Batch, MiniDreamProcessor
+from minidream.processing import MiniDreamProcessor
 from minidream.teaching import Exercise, Mistake
 from minidream.teaching.score_distillation import draw, text_tower, verdicts
 from minidream.training.components import tokenize

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidream.processing import Batch, MiniDreamProcessor
+from minidream.batch import Batch
+from minidream.processing import MiniDreamProcessor
 from minidream.world.corpora import Example
 
 

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from minidream.evaluation.candidate import look
 from minidream.evaluation.interleaved import same
-from minidream.generation import to_image
+from minidream.events import to_image
 from minidream.modeling.loading import load_part
 from minidream.score_distillation import add_noise, dream_loss, predict, prediction_type, schedule, true_prediction
 from minidream.teaching import Exercise, Mistake

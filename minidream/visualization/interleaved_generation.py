@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minidream.documents import Document
-from minidream.generation import Picture, collect
+from minidream.events import Picture, collect
 from minidream.visualization.figures import _LETTER, _MARGIN, PALETTE, _pixels, _sheet, _tint, _write
 
 _BLOCKS = {"dream": "query", "image": "patch"}
