@@ -17,7 +17,7 @@ IGNORED = -100  # a label without loss
 
 @dataclass
 class Batch:
-    """B documents as sequences of length L, with their K pictures."""
+    """B rows of length L, each a document, or several if packed, with their K pictures."""
 
     input_ids: Tensor  # (B, L) long; the placeholders of both blocks hold <im_patch>
     attention_mask: Tensor  # (B, L) long; 0 where padded; in packed rows the documents are numbered 1, 2, ...
@@ -28,7 +28,7 @@ class Batch:
     pictures: Tensor  # (K, 3, H, W) uint8, in reading order
     seen: Tensor  # (N,) long: the picture of each image block, in reading order
     dreamed: Tensor  # (M,) long: the picture of each dream block; a block that is still to be drawn has none
-    order: Tensor  # the documents' indices in the order in which the rows hold them
+    order: Tensor  # (documents,) long: their indices in the order in which the rows hold them
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

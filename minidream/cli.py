@@ -109,10 +109,10 @@ def _setting(text: str) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="minidream", description="DreamLLM, small, whole and true.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"minidream {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], what: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        added = subparsers.add_parser(name, help=what, description=what, allow_abbrev=False)
         added.set_defaults(run=run)
         return added
 

@@ -88,12 +88,12 @@ def ask(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a stage or all; Ctrl-C says how to go on."""
-    from minidream.training import stages
+    from minidream.training.stages import train as train_stages
 
     if options.out is not None:
         _check_place(options.out / "training.json")
     try:
-        stages.train(options.stage, options.preset, options.out, dict(options.set), options.resume, options.init)
+        train_stages(options.stage, options.preset, options.out, dict(options.set), options.resume, options.init)
     except KeyboardInterrupt:
         again = ["minidream", "train", options.stage, "--preset", options.preset]
         for name, value in {"--out": options.out, "--init": options.init}.items():

@@ -40,9 +40,10 @@ def _picture_at(source: str, folder: Path) -> Image.Image:
     """The picture of a data URL, or of a file named relative to `folder`."""
     if found := _DATA_URL.match(source):
         try:
-            return load_picture(io.BytesIO(base64.b64decode(source[found.end() :])))
-        except ValueError as error:  # it is no base64
+            data = base64.b64decode(source[found.end() :])
+        except ValueError as error:
             raise UserError(f"a picture within the document is damaged ({error}): embed it again") from None
+        return load_picture(io.BytesIO(data))
     if source.startswith("data:"):
         raise UserError("a picture within the document is no base64 PNG, JPEG or WebP: save it beside it, and name it")
     if "://" in source:
@@ -58,18 +59,8 @@ class Document:
         for part in [parts] if isinstance(parts, str | Image.Image) else parts:
             self.append(part)
 
-    @classmethod
-    def from_text(cls, text: str, pictures: Iterable[Image.Image] = ()) -> Document:
-        """Split a text at each "<picture>" and put the pictures there. Raises `UserError` if their numbers differ."""
-        given, texts = list(pictures), text.split(PICTURE)
-        if len(texts) - 1 != len(given):
-            raise UserError(f"the text has {len(texts) - 1} {PICTURE}, but {len(given)} pictures are given: match them")
-        parts: list[Part] = [texts[0]]
-        for picture, words in zip(given, texts[1:]):
-            parts += [picture, words]
-        return cls(part for part in parts if part != "")
-
     def append(self, part: Part) -> None:
+        """Add a part at the end. Raises `UserError` if it is neither text nor picture."""
         if not isinstance(part, str | Image.Image):
             raise UserError(f"a document holds texts and pictures, not {type(part).__name__}: leave it out")
         self.parts.append(part)
@@ -97,10 +88,12 @@ class Document:
 
     @property
     def texts(self) -> list[str]:
+        """The parts that are texts, in order."""
         return [part for part in self.parts if isinstance(part, str)]
 
     @property
     def pictures(self) -> list[Image.Image]:
+        """The parts that are pictures, in order."""
         return [part for part in self.parts if isinstance(part, Image.Image)]
 
     @property

@@ -45,8 +45,8 @@ BEGINNING = re.compile(r"(?<=[.!?])(?=\s+\S)")  # where the next sentence begins
 class Explanation:
     """What a `picture` owes to each of the `pieces` before it, which belong to the document's `parts` of these numbers.
 
-    Shares of the way from what is there otherwise to this picture, below 0 where a piece speaks against it: what a
-    piece brings `alone`, and what is lost where it is `left_out`. `gradients`: gradient x input of the same quantity.
+    Differences of s, below 0 where a piece speaks against this picture: what a piece brings `alone`, and what is lost
+    where it is `left_out`. `gradients`: gradient x input of s.
     In Jupyter: the document, the deeper the more a piece says alone.
     """
 
@@ -100,10 +100,8 @@ def explain(
         alone = foresee(torch.cat([pipe.condition(_joined([piece])) for piece in pieces]))
         full = foresee(pipe.condition(Document(pieces)))  # (1, C, h, w)
         empty = foresee(nothing)
-    pairs = [
-        (full, empty) if other is None else (foresee.latents, _Foresight(pipe, other).latents) for other in instead
-    ]
-    shares = [_Share(this[0], that[0]) for this, that in pairs]
+    others = [empty if other is None else _Foresight(pipe, other).latents for other in instead]
+    shares = [_Share(foresee.latents[0], other[0]) for other in others]
     gradients = _gradients_times_inputs(pipe, pieces, foresee, shares)
     return [
         Explanation(

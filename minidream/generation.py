@@ -149,7 +149,7 @@ class InterleavedGenerator:
         the stream, so that the next one is told from it, and is left out where the context has no room for it."""
         opening = self.processor.encode(OPENING)
         most = len(opening) + MOST_TOLD  # the block's place is taken already
-        thinking = [writer for writer in dreaming if writer.used + most <= self.processor.max_length]
+        thinking = [writer for writer in dreaming if writer.used + most < self.processor.max_length]
         told: dict[int, list[int]] = {writer.index: [] for writer in thinking}
         for token in opening if told else ():
             hidden = self._read(self.processor.continuation([token if w.index in told else None for w in self.writers]))
@@ -255,7 +255,7 @@ class InterleavedGenerator:
             writer.used += 1
             if writer.tokens == self.options.max_tokens:
                 reason = "tokens"
-            elif writer.used == self.processor.max_length:
+            elif writer.used >= self.processor.max_length:
                 reason = "context"
         if reason:
             writer.state = "ended"

@@ -1,7 +1,8 @@
 """`MiniDreamPipeline`: model and processor behind six verbs: draw, ask, caption, complete (or stream), chat, condition;
 and behind those for who wants to trust it: verify, review, best_of, explain.
 
-Every verb takes one thing or a list; a list is worked on as a batch and gives what its members give one by one.
+Verbs take one thing or a list (but for chat and explain); a list is worked on as a batch and gives what its members
+give one by one.
 """
 
 from __future__ import annotations
@@ -124,11 +125,12 @@ class MiniDreamPipeline:
     @overload
     def ask(self, about: Prompt, question: str, **sampling: Any) -> str: ...
     @overload
-    def ask(self, about: Sequence[Prompt], question: Sequence[str], **sampling: Any) -> list[str]: ...
+    def ask(self, about: Prompt | Sequence[Prompt], question: Sequence[str], **sampling: Any) -> list[str]: ...
     def ask(self, about: Any, question: Any, **sampling: Any) -> Any:
-        """Answer a question about a picture or a document; or many questions about as many."""
+        """Answer a question about a picture or a document; or many questions, about one or about as many."""
         single = isinstance(question, Prompt)
-        abouts, questions = ([about], [question]) if single else (list(about), list(question))
+        questions = [question] if single else list(question)
+        abouts = [about] * len(questions) if isinstance(about, Prompt) else list(about)
         if len(abouts) != len(questions):
             raise UserError(f"{len(questions)} questions about {len(abouts)} pictures: give one question each")
         if not all(isinstance(asked, str) for asked in questions):

@@ -70,6 +70,8 @@ class MiniDreamProcessor:
         image_size: int = 64,
         max_length: int = 384,
     ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no token that ends a document: set its eos_token")
         missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
         if missing:
             tokenizer.add_tokens(missing, special_tokens=True)
@@ -114,10 +116,12 @@ class MiniDreamProcessor:
 
     @property
     def dream_block_length(self) -> int:
+        """<dream>, Q placeholders and <dream_end>."""
         return self.num_dream_queries + 2
 
     @property
     def image_block_length(self) -> int:
+        """<im_start>, P placeholders and <im_end>."""
         return self.num_patches + 2
 
     @property
@@ -152,7 +156,7 @@ class MiniDreamProcessor:
     ) -> Batch:
         """Write documents as one batch.
 
-        `pack`: several to a row, as many as a row as long as the longest document holds; none sees another (see
+        `pack`: several documents to a row, and rows as long as the longest document; none sees another (see
         `MiniDream.read`), so only the time spent on padding changes.
 
         `prompt_parts`: how many leading parts of each, or which, are given (no loss; pictures seen, not dreamed).
@@ -164,7 +168,8 @@ class MiniDreamProcessor:
         to tell it first; what is learned in its place is <dream>. A document longer than `max_length` loses whole parts
         at its end (and </s>, for it does not end there); as a generation prompt it is refused, see `latest`.
 
-        Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture.
+        Raises `UserError` if a prompt, a first part or a first picture does not fit, or mode "text" meets a picture,
+        and ValueError for an unknown mode or side.
         """
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
@@ -229,7 +234,7 @@ class MiniDreamProcessor:
             elif mode == "interleaved" and given and len(row.ids) > start > 1 and index - 1 not in prompt_parts:
                 row.labels[start] = self.eos  # the reply has ended, though the next turn follows
         if not whole and (prompt or index == 0 or (document.pictures and not row.pictures)):
-            what = "the prompt" if prompt else "the first picture" if document.pictures else "the text"
+            what = "the prompt" if prompt else "the text" if isinstance(part, str) else "the first picture"
             raise UserError(f"{what} does not fit into the context of {self.max_length} tokens: shorten the document")
         if drawn_next:
             self._add_dream_block(row, loss=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,7 @@ def nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> int:
     return int(order[torch.multinomial(kept, 1, generator=generator)])
 
 
-def watch(work: Callable[[Callable[..., None]], Any]) -> Iterator[Any]:
+def watch(work: Callable[[Callable[..., None]], Any]) -> Generator[Any, None, Any]:
     """Run `work(callback)` in a thread, yield what it calls back with while it goes on, return what it returns.
 
     When the iterator is closed, the next callback stops the work.

@@ -57,6 +57,7 @@ class Verdict:
 
     @property
     def differences(self) -> tuple[tuple[str, str], ...]:
+        """The words of `told` and `read` where they differ, as pairs."""
         return differences(self.told, self.read)
 
     def __str__(self) -> str:

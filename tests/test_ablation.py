@@ -245,8 +245,9 @@ def test_a_blind_rewriter_reads_all_words_and_no_picture() -> None:
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
     rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), True
     picture = Image.new("RGB", (64, 64))
-    assert rewriter.tell_next([Document(["Once.", picture, " Twice."])], [2]) == ["A star."]
-    assert [document.text for document in read] == ["Once. Twice. ("] and not read[0].pictures
+    documents = [Document(["Once.", picture, twice]) for twice in ("Twice.", " Thrice.")]
+    assert rewriter.tell_next(documents, [2, 2]) == ["A star."] * 2
+    assert [document.texts for document in read] == [["Once. Twice.", " ("], ["Once. Thrice.", " ("]]
 
 
 def test_who_writes_the_truth_draws_the_story() -> None:

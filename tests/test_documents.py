@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import struct
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minidream import pictures
-from minidream.documents import Document, fit_picture, load_picture, write_atomically
+from minidream.documents import Document, fit_picture, load_picture, png_bytes, write_atomically
 from minidream.errors import UserError
 from minidream.world.draw import draw
 from minidream.world.scene import random_scene
@@ -99,13 +100,10 @@ def test_it_is_a_list() -> None:
     both = first + second
     assert len(both) == 3 and both[0] == "a " and both[1:] == Document([picture(0), "b"]) and list(both)[2] == "b"
     assert both.text == "a <picture> b" and both.texts == ["a ", "b"] and len(both.pictures) == 1
-    assert Document.from_text("a <picture>b", [picture(0)]) == both
     assert len(first) == 2  # adding made a new one
     assert first != "a " and Document() == Document([])
     with pytest.raises(UserError, match="not int"):
         Document([3])  # type: ignore[list-item]
-    with pytest.raises(UserError, match=r"2 <picture>.*1 picture"):
-        Document.from_text("<picture> <picture>", [picture(0)])
 
 
 # ---- pictures of every sort
@@ -251,6 +249,13 @@ def test_documents_that_cannot_be_read(name: str, content: str | bytes, message:
     with pytest.raises(UserError, match=message) as error:
         Document.load(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_an_embedded_picture_that_is_too_large_is_called_so(tmp_path: Path) -> None:
+    huge = base64.b64encode(png_bytes(Image.new("RGB", (4001, 4000)))).decode()
+    (tmp_path / "a.html").write_text(f'<img src="data:image/png;base64,{huge}">')
+    with pytest.raises(UserError, match=r"^the picture is too large: scale it down"):
+        Document.load(tmp_path / "a.html")
 
 
 def test_missing_document(tmp_path: Path) -> None:

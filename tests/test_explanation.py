@@ -33,16 +33,17 @@ def test_a_document_falls_into_sentences_and_pictures(pipe):
 
 
 def test_all_that_is_said_has_the_whole_effect(pipe):
-    """With one piece, all of the way from nothing to the picture is owed to it, from either end."""
+    """With one piece, all that is more than under nothing is owed to it, from either end."""
     found = pipe.explain(Document(["a red circle", A]))
-    assert (*found.left_out, *found.alone) == pytest.approx((1, 1), abs=1e-4)
+    assert found.left_out == pytest.approx(found.alone, abs=1e-4)
+    assert abs(found.alone[0]) > 1e-3 and abs(found.gradients[0]) > 1e-5
 
 
 def test_two_pieces_bring_the_whole_one_after_the_other(pipe):
     """What one brings alone and what then is lost without the other."""
     found = pipe.explain(Document(["a red circle.", C, B]))
-    for first in (0, 1):
-        assert found.alone[first] + found.left_out[1 - first] == pytest.approx(1, abs=1e-4)
+    ways = [found.alone[first] + found.left_out[1 - first] for first in (0, 1)]
+    assert ways[0] == pytest.approx(ways[1], abs=1e-4)
     assert min(map(abs, found.left_out + found.alone)) > 1e-3
 
 

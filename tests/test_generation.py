@@ -143,7 +143,7 @@ def told_by_hand(model, processor, document):
 def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
     [prompt] = PROMPTS[:1]
     taken = make()([prompt], generation_prompt=True).input_ids.shape[1] + make().picture_length
-    least = taken + len(make().encode(" (")) + MOST_TOLD
+    least = taken + len(make().encode(" (")) + MOST_TOLD + 1  # and room for what comes after the picture
     processor, full = make(max_length=least), make(max_length=least - 1)
     script(monkeypatch, [processor.dream, processor.eos])
     events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True, tries=1)))

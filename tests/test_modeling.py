@@ -378,6 +378,15 @@ def test_a_damaged_component_is_refused(parts: Path) -> None:
         MiniDream.from_components(**components(parts))
 
 
+def test_a_component_that_is_cut_short_or_is_another_model_is_refused(parts: Path) -> None:
+    with pytest.raises(UserError, match="holds another model, no MiniDream"):
+        MiniDream.from_pretrained(parts / "clip")
+    file = parts / "clip" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot open the vision encoder at"):
+        MiniDream.from_components(**components(parts))
+
+
 def test_weights_are_found_by_environment_or_missed_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: MiniDream
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -199,8 +200,16 @@ def test_what_it_refuses():
         make()([Document([RED])], "text")
     with pytest.raises(UserError, match="the text does not fit"):
         make(max_length=5)([Document(["0123456789"])], "text")
+    with pytest.raises(UserError, match="the text does not fit"):
+        make(max_length=30)([Document(["0123456789" * 4, RED])])
+    with pytest.raises(UserError, match="the first picture does not fit"):
+        make(max_length=15)([Document(["01", RED])])
     with pytest.raises(ValueError, match="unknown mode"):
         make()([Document(["a"])], "sideways")
+    endless = copy.deepcopy(tiny_tokenizer())
+    endless.eos_token = None
+    with pytest.raises(UserError, match="set its eos_token"):
+        MiniDreamProcessor(endless)
 
 
 def test_packed_documents_are_the_same_documents_in_fewer_rows():

@@ -324,6 +324,17 @@ def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_pa
     assert [later["recipe"]["stage"], later["began_with"]["recipe"]["stage"]] == ["instruct", "igpt"]
 
 
+def test_a_painter_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_path: Path) -> None:
+    shutil.copytree(nano / "clip", tmp_path / "clip")
+    shutil.copytree(nano / "stable-diffusion", tmp_path / "stable-diffusion")
+    train("diffusion", "nano", tmp_path, {"steps": "1", "lr": "1e-12"}, init=nano / "stable-diffusion")
+    for part in ("unet", "text_encoder"):
+        [file] = (nano / "stable-diffusion" / part).glob("*.safetensors")
+        before, after = load_file(file), load_file(tmp_path / "stable-diffusion" / part / file.name)
+        assert before.keys() == after.keys()
+        assert all(torch.allclose(after[name].float(), value.float(), atol=1e-3) for name, value in before.items())
+
+
 def test_first_weights_stand_for_the_stage_before(nano: Path, tmp_path: Path) -> None:
     """Who goes on from a finished MiniDream needs the frozen parts beside it, and no stage that it contains."""
     for part in ("clip", "llm", "stable-diffusion"):

@@ -40,9 +40,7 @@ class Rewriter(PipelineCandidate):
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         if self.blind:
-            documents = [
-                Document(["".join(part for part in document if isinstance(part, str))]) for document in documents
-            ]
+            documents = [Document([" ".join(part.strip() for part in each.texts)]) for each in documents]
         return super().tell_next(documents, given)
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:

@@ -50,14 +50,17 @@ class Gain:
 
     @property
     def differences(self) -> list[float]:
+        """After less before, seed by seed."""
         return [after - before for before, after in zip(self.before, self.after, strict=True)]
 
     @property
     def difference(self) -> Leaf:
+        """Their mean, with Student's interval."""
         return paired(self.differences)
 
     @property
     def p(self) -> float:
+        """Of the sign-flip test. Raises ValueError for more than 20 seeds."""
         return sign_flip(self.differences)
 
     def told(self) -> tuple[str, str, str, str]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from minidream.errors import UserError
 from minidream.evaluation.candidate import Candidate, batches, dice, look
 from minidream.evaluation.statistics import GROUPS, Leaf, bootstrap, jackknife, proportion
+from minidream.modeling.loading import load_part
 from minidream.world.draw import draw_batch
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
 from minidream.world.scene import Scene
@@ -105,7 +106,9 @@ def stable_diffusion(folder: Path, guidance: float, steps: int) -> Draw:
     """Draw through plain diffusers, by the pipeline's own call, one generator a picture."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        folder, dtype=torch.float32, safety_checker=None, use_safetensors=True
+    )
     pipe.set_progress_bar_config(disable=True)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -133,7 +136,7 @@ class ClipFeatures(nn.Module):
         super().__init__()
         from transformers import CLIPModel, PreTrainedTokenizerFast
 
-        self.clip: Any = CLIPModel.from_pretrained(folder).float().eval()
+        self.clip: Any = load_part(CLIPModel, folder, "the CLIP").eval()
         self.tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
         self.num_features: int = self.clip.config.projection_dim
 

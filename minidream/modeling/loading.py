@@ -16,6 +16,7 @@ def load_part(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
     """
     import torch
     from diffusers.utils import logging as diffusers_logging
+    from safetensors import SafetensorError
     from transformers.utils import logging as transformers_logging
 
     if Path(source).is_dir():
@@ -28,9 +29,8 @@ def load_part(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         options["dtype"] = torch.float32
     try:
         return kind.from_pretrained(str(source), **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot open {what} at {source}: {reason}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot open {what} at {source}: {first_line(error)}") from error
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
@@ -44,4 +44,9 @@ def open_tokenizer(source: str | Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot open a tokenizer at {source}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot open a tokenizer at {source}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice that other libraries add to it."""
+    return str(error).strip().split("\n")[0]

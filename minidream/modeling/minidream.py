@@ -234,7 +234,10 @@ class MiniDream(PreTrainedModel):
         return self
 
     def train_only(self, parts: Iterable[str]) -> MiniDream:
-        """Freeze everything but the named parts (a stage's `trainable`) and go into training mode."""
+        """Freeze everything but the named parts (a stage's `trainable`) and go into training mode.
+
+        Raises `UserError` for a part that has no such name, or is frozen for ever.
+        """
         parts = tuple(parts)
         movable = ("llm", "visual_projector", "dream_queries", "condition_projector")
         for part in parts:
@@ -259,9 +262,11 @@ class MiniDream(PreTrainedModel):
         """Join a decoder-only LLM, a CLIP or SigLIP and a Stable Diffusion: folders, names on the hub, or the modules.
 
         `tokenizer` (default: the LLM's own) gets the five special tokens if it lacks them, and the LLM's embedding
-        grows to hold them. A loaded `diffusion` is anything with `.vae`, `.unet`, `.scheduler`; a loaded `vision` that
-        is not OpenAI's, or a `VisionEncoder`, which knows its pixels' mean and deviation. Queries and projectors are
-        new.
+        grows to hold them. A loaded `diffusion` is anything with `.vae`, `.unet`, `.scheduler`. A loaded CLIP or SigLIP
+        is taken to want pixels from -1 to 1; for another, such as OpenAI's, give a `VisionEncoder`, which knows their
+        mean and deviation. Queries and projectors are new.
+
+        Raises `UserError` for a part that cannot be opened, or a language model given without its tokenizer.
         """
         named = {"vision": vision, "diffusion": diffusion}
         components = {name: str(source) for name, source in named.items() if isinstance(source, str | Path)}

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from minidream.errors import UserError
 from minidream.modeling.configuration import MiniDreamConfig
+from minidream.modeling.loading import first_line
 from minidream.weights import MANIFEST, verify_manifest
 
 FROZEN = ("vision.", "decoder.")
@@ -57,8 +58,9 @@ def read_model(folder: Path) -> tuple[MiniDreamConfig, dict[str, Tensor]]:
         config = MiniDreamConfig.from_pretrained(str(folder))
         saved = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{folder} cannot be read ({reason}): save it again") from None
+        raise UserError(f"{folder} cannot be read ({first_line(error)}): save it again") from None
+    if not config.llm_config:
+        raise UserError(f"{folder} holds another model, no MiniDream: give a folder made by save_pretrained")
     if config.components:
         config.components = {
             name: str((folder / place).resolve()) if (folder / place).is_dir() else place

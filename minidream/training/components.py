@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from minidream.modeling.loading import load_part
 from minidream.modeling.packing import packed_mask
 from minidream.processing import MiniDreamProcessor
 from minidream.score_distillation import dream_loss
@@ -158,7 +159,9 @@ class LanguageTask:
         drawn = (sample(kind, random.Random(f"train-tokenizer-{i}")) for i, kind in enumerate(kinds))
         texts = (example.document.text for example in drawn)
         self.recipe, self.tokenizer = recipe, train_tokenizer(texts, sizes.vocabulary)
-        tokenizer, self.max_length = self.tokenizer, sizes.max_length
+        tokenizer = self.tokenizer
+        patches = (sizes.image_size // sizes.patch_size) ** 2
+        self.lengths = (sizes.queries, patches, sizes.image_size, sizes.max_length)  # those of MiniDream, to come
         self.modules: Any = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
@@ -187,7 +190,7 @@ class LanguageTask:
 
     def _loss(self, batch: list[Example], modules: Any) -> torch.Tensor:
         given = [example.prompt_parts for example in batch]
-        processor = MiniDreamProcessor(self.tokenizer, max_length=self.max_length)
+        processor = MiniDreamProcessor(self.tokenizer, *self.lengths)
         rows = processor([example.document for example in batch], "text", given, pack=True)
         rows = rows.to(next(modules.parameters()).device)
         return modules(  # type: ignore[no-any-return]
@@ -241,10 +244,10 @@ class DiffusionTask:
             attention_head_dim=4,  # heads, by diffusers' historical name
             norm_num_groups=16,
         )
-        self.vae = AutoencoderKL.from_pretrained(vae).float().requires_grad_(False)
+        self.vae = load_part(AutoencoderKL, vae, "the VAE").requires_grad_(False)
         parts: dict[str, Any] = {
             "unet": unet,
-            "text": CLIPModel.from_pretrained(clip).float().text_model,
+            "text_encoder": load_part(CLIPModel, clip, "the CLIP").text_model,
             "vae": self.vae,
         }
         self.modules = torch.nn.ModuleDict(parts)
@@ -260,7 +263,8 @@ class DiffusionTask:
         device = next(modules.parameters()).device
         with torch.no_grad():
             latents = self.vae.encode(pixels(scenes, device, self.side)).latent_dist.mean.float()
-        condition = modules["text"](input_ids=tokenize(self.tokenizer, captions, device)["input_ids"])[0]  # (B, S, D)
+        words = tokenize(self.tokenizer, captions, device)["input_ids"]
+        condition = modules["text_encoder"](input_ids=words)[0]  # (B, S, D)
         latents = self.vae.config.scaling_factor * latents
         return {"loss": dream_loss(modules["unet"], self.scheduler, latents, condition)}
 
@@ -268,7 +272,7 @@ class DiffusionTask:
         modules = self.modules.eval()
         StableDiffusionPipeline(
             vae=self.vae,
-            text_encoder=modules["text"],
+            text_encoder=modules["text_encoder"],
             tokenizer=self.tokenizer,
             unet=modules["unet"].half(),
             scheduler=self.scheduler,

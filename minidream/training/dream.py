@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.modeling.loading import load_part
 from minidream.modeling.minidream import MiniDream
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
@@ -108,7 +109,8 @@ class DreamTask:
         )
         painter = out / "stable-diffusion"
         self.caption_tokenizer = PreTrainedTokenizerFast.from_pretrained(painter / "tokenizer")
-        self.teacher = CLIPTextModel.from_pretrained(painter / "text_encoder").float().requires_grad_(False)
+        teacher = load_part(CLIPTextModel, painter / "text_encoder", "the teacher's text encoder")
+        self.teacher = teacher.requires_grad_(False)
 
     @torch.no_grad()
     def whiten(self) -> None:

@@ -44,6 +44,9 @@ class Task(Protocol):
     def losses(self, batch: Any, modules: Any) -> dict[str, torch.Tensor]:
         """Named losses; the key `loss` is minimised."""
 
+    def save(self, folder: Path) -> None:
+        """Write what has been trained."""
+
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then half a cosine down to zero."""
@@ -96,10 +99,12 @@ class Log:
             file.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
+        """Take the losses of a step."""
         for name, value in losses.items():
             self.seen[name].append(value.item())
 
     def write(self, step: int, seconds: float, probed: dict[str, float]) -> None:
+        """Write a line: the means of what was added since the last."""
         self.means = {name: round(sum(values) / len(values), 6) for name, values in self.seen.items()} | probed
         self.seen.clear()
         if self.main:

@@ -119,7 +119,10 @@ def _begin_with(task: Task, init: Path) -> None:
     """Copy the weights in the folder `init`, the result of a stage, into `task`; raises `UserError` if none fit."""
     verify_manifest(init)
     try:
-        found = {name: value for file in sorted(init.glob("*.safetensors")) for name, value in load_file(file).items()}
+        found: dict[str, Any] = {}
+        for file in sorted([*init.glob("*.safetensors"), *init.glob("*/*.safetensors")]):
+            part = "" if file.parent == init else f"{file.parent.name}."  # a pipeline has a folder for each part
+            found |= {part + name: value for name, value in load_file(file).items()}
     except SafetensorError as error:
         raise UserError(f"{init} cannot be read ({error}): name another folder, or train again") from None
     if hasattr(task, "tokenizer") and (init / "tokenizer.json").is_file():  # the weights know words by its numbers

@@ -15,18 +15,14 @@ from minidream.documents import Document
 from minidream.world.captions import caption, listed_caption
 from minidream.world.changes import change
 from minidream.world.draw import draw
-from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
 from minidream.world.questions import ask, few_shot
 from minidream.world.scene import SIDE, Scene, is_held_out, random_scene
 from minidream.world.stories import KINDS, Story, edit
 from minidream.world.words import sentence
 
 __all__ = [
-    "CATEGORIES",
-    "Constraint",
     "Example",
     "caption_pair",
-    "creation_prompt",
     "dialogue",
     "in_context",
     "interleaved",

@@ -109,6 +109,7 @@ class Scene:
         return replace(self, things=tuple(replace(thing, offset=(0, 0)) for thing in self.things))
 
     def empty_places(self) -> list[str]:
+        """The places where nothing stands."""
         taken = {thing.place for thing in self.things}
         return [place for place in PLACES if place not in taken]
 
@@ -136,6 +137,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def random_thing(rng: random.Random, place: str | None = None) -> Thing:
+    """Any thing, in `place` if given; also of a pair that is held out."""
     return Thing(
         place=place or rng.choice(list(PLACES)),
         color=rng.choice(list(COLORS)),

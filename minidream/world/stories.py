@@ -33,6 +33,7 @@ class Story:
 
     @property
     def scenes(self) -> list[Scene]:
+        """What its pictures show, in order."""
         return [part for part in self.document_plan if isinstance(part, Scene)]
 
 
