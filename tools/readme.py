@@ -1,10 +1,10 @@
-"""Write the README's measured figures, costs and story: `python tools/readme.py`.
+"""Write the README's measured figures and costs: `python tools/readme.py`; its pictures, too: `... --pictures`.
 
 Figures come from `data/results/evaluation.json` (`minidream evaluate all --n 300 --json ...`), those of stage I alone
 from `stage_one.json` (`minidream evaluate creation --weights data/weights/align --json ...`), its learning curve from
 `stage_one.jsonl` (the log of its training), those of its second look from `trust.json` (`minidream evaluate trust
 --json ...`), what learning both brings from `synergy.json` (`minidream ablate synergy`), what shortcuts save from
-`bench.json` (`minidream bench --json ...`), costs from each `training.json` in `data/weights`, and the story from the
+`bench.json` (`minidream bench --json ...`), costs from each `training.json` in `data/weights`, and pictures from the
 weights themselves. Each table stands between two comments that name it; a test holds them equal to what this script
 would write.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 README, WEIGHTS = ROOT / "README.md", ROOT / "data" / "weights"
+REVIEW = ROOT / "data" / "samples" / "review.png"
 RESULTS, STORY = ROOT / "data" / "results" / "evaluation.json", ROOT / "data" / "samples" / "story.png"
 STAGE_ONE, LEAST_OF_STAGE_ONE = ROOT / "data" / "results" / "stage_one.json", 0.50
 TRUST = ROOT / "data" / "results" / "trust.json"
@@ -263,7 +264,34 @@ def draw_story() -> None:
     print(story.text)
 
 
+def draw_review() -> None:
+    """Write six of sixty pictures of captions in the order of the model's own verdicts; lesson 09 opens with them."""
+    from minidream import Document, MiniDreamPipeline
+    from minidream.documents import write_atomically
+    from minidream.evaluation.candidate import look
+    from minidream.evaluation.creation import trials
+    from minidream.evaluation.interleaved import same
+    from minidream.visualization.figures import to_png
+    from minidream.visualization.trust import review
+
+    pipe = MiniDreamPipeline.from_pretrained()
+    asked = trials(10, 0, held_out=False)
+    drawn = pipe.draw([caption for caption, _ in asked], seed=list(range(len(asked))))
+    verdicts = pipe.review([Document([caption, picture]) for (caption, _), picture in zip(asked, drawn)])
+    six = [verdicts[rank] for rank in (0, 1, 2, len(drawn) // 3, 2 * len(drawn) // 3, -1)]
+    pictures = [drawn[verdict.document] for verdict in six]
+    right = [shown and same(asked[v.document][1].scene, shown) for v, shown in zip(six, look(pictures))]
+    differ = [verdict.differences[:1] for verdict in six]
+    notes = [
+        "told {}, reads {}".format(*(words or "nothing" for words in some[0])) if some else "reads what was told"
+        for some in differ
+    ]
+    alt = "Six pictures by the score of the model's second look, lowest first"
+    write_atomically(REVIEW, to_png(review(pictures, [verdict.score for verdict in six], right, notes, alt=alt)))
+
+
 if __name__ == "__main__":
-    if "--story" in sys.argv:
+    if "--pictures" in sys.argv:
         draw_story()
+        draw_review()
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
