@@ -107,7 +107,8 @@ def ratio(times: np.ndarray) -> Leaf:
 
 
 def training(pipe: MiniDreamPipeline, folder: Path, rounds: int, seed: int) -> dict[str, Any]:
-    """Whole steps of stage II, backward and optimizer included, on one batch of its mixture."""
+    """Steps of stage II, backward and optimizer included, again and again on one batch of its mixture: all its pictures
+    are in the cache by then, the best that a cache can do. In training most pictures are new."""
     processor, recipe = pipe.processor, recipe_for("igpt")[1]
     sizes = Sizes(image_size=processor.image_size, queries=processor.num_dream_queries, max_length=processor.max_length)
     task = DreamTask(sizes, recipe, folder, before=None)

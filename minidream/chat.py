@@ -50,8 +50,8 @@ class Chat:
 
         Interrupted by Ctrl-C, it gives what has been made so far. A turn that got no reply is not kept. A conversation
         that outgrows the context loses its oldest turns, a question with its reply, for the model only: `turns` keeps
-        them, and a `ContextWarning` says so. Raises `UserError` for an empty turn, one that does not fit by itself, or
-        a bad option.
+        them, and a `ContextWarning` says so. A turn too long by itself loses its leading parts in the same way. Raises
+        `UserError` for an empty turn, a part that does not fit by itself, or a bad option.
         """
         before = len(self.turns)
         try:

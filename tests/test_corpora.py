@@ -1,6 +1,7 @@
 """Examples of every kind, their truth, and the creation prompts with what they test."""
 
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -148,12 +149,14 @@ def test_in_all_that_thoughts_stand_in_a_document_ends_only_once():
         assert labels.count(processor.dream) == 2 * own  # where it wants the picture, and where that begins
 
 
-def test_texts_of_training_hold_every_word_and_nothing_held_out_is_shown():
+def test_texts_of_training_hold_every_word_and_nothing_held_out():
     rng = random.Random(3)
     texts = " ".join(corpora.sample(kind, rng).document.text for kind in TEXTS for _ in range(1000))
     for word in ("Question:", "Answer:", "Make", "Draw", "vanishes", "zero", "colour", *tell.NAMES):
         assert word in texts, word
     assert not any(f"{color} {shape}" in texts for color, shape in HELD_OUT_PAIRS)
+    told = [scene for caption in re.findall(r"\(([^()]*)\)", texts) if (scene := tell.understand(f"({caption})"))]
+    assert len(told) > 1000 and not any(map(is_held_out, told))
 
 
 def test_samples_keep_the_shares_and_leave_no_kind_out():

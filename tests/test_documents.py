@@ -140,10 +140,13 @@ def test_animated_pictures_give_their_first_frame(tmp_path: Path) -> None:
 
 
 def test_turned_photographs_stand_upright(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 4), "white")
+    image = Image.new("RGB", (16, 8), "white")
+    image.paste("red", (0, 0, 8, 8))  # its left half
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    assert save_and_load(image, tmp_path / "turned.jpg", exif=exif).shape == (8, 4, 3)
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: left becomes top
+    upright = save_and_load(image, tmp_path / "turned.jpg", exif=exif)
+    assert upright.shape == (16, 8, 3)
+    assert abs(upright[2, 4] - (255, 0, 0)).max() < 30 and abs(upright[13, 4] - 255).max() < 30
 
 
 def bomb(path: Path, side: int) -> None:

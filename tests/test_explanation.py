@@ -94,6 +94,7 @@ def test_the_gradient_is_that_of_turning_a_piece_up(pipe, monkeypatch):
     """Gradient x input is the derivative by a factor on the piece's embeddings, here by finite differences."""
     document = Document(["a red circle.", A, "a blue star.", B])
     found = pipe.explain(document, instead=C)
+    assert max(map(abs, found.gradients)) > 2e-3
     foresee, embed = _Foresight(pipe, B), pipe.model.embed
     share = _Share(foresee.latents[0], _Foresight(pipe, C).latents[0])
     lengths = [len(pipe.processor.encode("a red circle.")), PATCHES + 2, len(pipe.processor.encode("a blue star."))]

@@ -351,12 +351,14 @@ def test_senseless_options_are_refused_in_one_line(model, options, cause):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("prompt", [Document(), Document([""]), Document([" \n"])])
-def test_an_empty_prompt_is_refused(model, prompt):
-    with pytest.raises(UserError, match="empty"):
+@pytest.mark.parametrize(
+    ("prompt", "cause"),
+    [(Document(), "empty"), (Document([""]), "empty"), (Document([" \n"]), "empty"),
+     (Document(["long " * 100]), "does not fit")],
+)  # fmt: skip
+def test_a_prompt_that_is_empty_or_too_long_is_refused(model, prompt, cause):
+    with pytest.raises(UserError, match=cause):
         stream(model, make(), [prompt])
-    with pytest.raises(UserError, match="does not fit"):
-        stream(model, make(), [Document(["long " * 100])])
 
 
 def test_a_prompt_longer_than_the_context_goes_on_from_its_end(model, monkeypatch):

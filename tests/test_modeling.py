@@ -278,9 +278,9 @@ def test_saved_whole_and_opened_again_it_is_the_same(model: MiniDream, tmp_path:
 
 
 def test_saved_over_what_was_opened_it_is_the_new_one(tmp_path: Path) -> None:
-    changed = tiny_model()
-    changed.save_pretrained(tmp_path)
+    tiny_model().save_pretrained(tmp_path)
     save_manifest(tmp_path)  # of the old weights
+    changed = MiniDream.from_pretrained(tmp_path)
     with torch.no_grad():
         changed.dream_queries.add_(1)
     changed.save_pretrained(tmp_path)

@@ -123,6 +123,10 @@ def test_real_answers_do_not_depend_on_the_batch(pipe):
     questions = ["what colour is the star?", "where?", "a small red circle lies on the left?"]
     together = pipe.ask([RED, BLUE, RED], questions, max_tokens=10)
     assert together == [pipe.ask(p, q, max_tokens=10) for p, q in zip([RED, BLUE, RED], questions)]
+    assert len(set(together)) > 1
+    assert pipe.ask(Document([RED]), questions, max_tokens=10) == [
+        pipe.ask(RED, question, max_tokens=10) for question in questions
+    ]
 
 
 @pytest.mark.parametrize("where", ["inside", "outside"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim import Muon
 
-from minidream.training import loop, precision
+from minidream.training import loop, precision, stages
 from minidream.training.precision import float32_attention_on_cpu, float32_muon
 from minidream.training.stages import FOLDERS, train
 
@@ -49,5 +50,19 @@ def test_muon_in_float32_takes_the_same_step_more_exactly(
 
 def test_every_stage_trains_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "bf16_is_fast", lambda: True)
+    rounded: list[bool] = []
+
+    def watched(task: Any, *arguments: Any) -> Any:
+        losses = task.losses
+
+        def watch(*batch: Any) -> Any:
+            rounded.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16)
+            return losses(*batch)
+
+        task.losses = watch
+        return loop.fit(task, *arguments)
+
+    monkeypatch.setattr(stages, "fit", watched)
     train("all", "nano", tmp_path, {"steps": "2"})
+    assert rounded == [True] * 2 * len(FOLDERS)
     assert all((tmp_path / folder / "training.json").is_file() for folder in FOLDERS.values())

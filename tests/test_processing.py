@@ -56,6 +56,10 @@ def test_where_a_thought_begins_the_model_wants_a_picture():
         "PICTURE", DREAM_BLOCK + IMAGE_BLOCK
     )
     assert shown(processor, batch.labels[0]) == "<dream>red)<dream>two<dream>blue)<dream>three</s></s>"
+    ids, labels = batch.input_ids[0].tolist(), batch.labels[0].tolist()
+    others = [at for at, label in enumerate(labels) if label not in (-100, ids[at])]
+    before = [shown(processor, batch.input_ids[0, :at]) for at in others]  # learned where the given part begins
+    assert [text.split(">")[-1] for text in before] == ["one", "two", "three"]
     other = processor([document], "text_to_image", prompt_parts=[{0, 1, 5, 9}])
     assert shown(processor, other.labels[0]) == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -20,6 +21,7 @@ from minidream.errors import UserError
 from minidream.modeling.diffusion import ImageDecoder
 from minidream.pipeline import MiniDreamPipeline
 from minidream.tokenizer import train_tokenizer
+from minidream.training import stages
 from minidream.training.checkpoint import atomic_folder
 from minidream.training.dream import DreamTask
 from minidream.training.loop import fit, learning_rate, uninterrupted
@@ -122,6 +124,30 @@ def test_dream_queries_move_at_a_rate_of_their_own(tmp_path: Path) -> None:
     torch.testing.assert_close(task.modules.dream_queries, 10 * task.modules.weight)
 
 
+def test_ctrl_c_while_weights_move_waits_for_the_end_of_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a step could not be resumed: what comes in the midst of it stops the run after it."""
+    moved, whole = torch.optim.AdamW.step, Line()
+    fit(whole, RECIPE, tmp_path / "whole")
+
+    def step(self: Any, *arguments: Any) -> Any:
+        if not calls:
+            signal.raise_signal(signal.SIGINT)
+        calls.append(1)
+        return moved(self, *arguments)
+
+    calls: list[int] = []
+    again = Line()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(torch.optim.AdamW, "step", step)
+        fit(Line(), RECIPE, tmp_path / "parts")
+    assert calls == [1]
+    fit(again, RECIPE, tmp_path / "parts", resume=True)
+    assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
+    assert torch.equal(whole.modules.weight, again.modules.weight)
+
+
 def test_ctrl_c_waits_for_the_end_of_a_step() -> None:
     done = False
     with pytest.raises(KeyboardInterrupt), uninterrupted():
@@ -173,6 +199,26 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     rates = [learning_rate(recipe, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0 and rates[-1] < 1e-3
     assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_ctrl_c_between_two_renames_loses_nothing(turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C just before the first rename, and just before the second: the old folder is in its place at once."""
+    with atomic_folder(tmp_path / "w") as folder:
+        (folder / "a.txt").write_text("old")
+    real, calls = os.rename, []
+
+    def rename(*places: Any) -> None:
+        calls.append(places)
+        if len(calls) == turn:
+            raise KeyboardInterrupt
+        real(*places)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "w") as folder:
+        (folder / "a.txt").write_text("new")
+    assert (tmp_path / "w" / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
 def test_an_interrupted_save_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -266,7 +312,9 @@ def test_a_stage_names_the_one_it_needs(tmp_path: Path) -> None:
         train("diffusion", "nano", tmp_path)
 
 
-def test_nano_trains_all_stages_and_the_frozen_parts_stay_frozen(nano: Path, tmp_path: Path) -> None:
+def test_nano_trains_all_stages_and_the_frozen_parts_stay_frozen(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for stage, folder in FOLDERS.items():
         record = json.loads((nano / folder / "training.json").read_text())
         assert record["recipe"]["stage"] == stage and record["seconds"] > 0
@@ -283,11 +331,20 @@ def test_nano_trains_all_stages_and_the_frozen_parts_stay_frozen(nano: Path, tmp
         "dream_queries",
         "condition_projector",
     }
-    before = (nano / "clip" / "model.safetensors").read_bytes()
     shutil.copytree(nano, tmp_path / "again")
     (tmp_path / "again" / "align" / "training.json").unlink()
+
+    def watched(task: Any, *arguments: Any) -> Any:
+        before = {name: value.clone() for name, value in task.modules.named_parameters()}
+        record = fit(task, *arguments)
+        moved = {name for name, value in task.modules.named_parameters() if not torch.equal(value, before[name])}
+        assert {name.split(".")[0] for name in moved} == {"visual_projector", "dream_queries", "condition_projector"}
+        assert {name.split(".")[0] for name in before} > {"llm", "vision", "decoder"}
+        return record
+
+    monkeypatch.setattr(stages, "fit", watched)
     train("align", "nano", tmp_path / "again", resume=True)
-    assert (tmp_path / "again" / "clip" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "again" / "align" / "training.json").is_file()
 
 
 def test_the_parts_open_in_plain_libraries(nano: Path) -> None:

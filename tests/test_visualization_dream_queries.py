@@ -60,7 +60,7 @@ def test_a_table_writes_its_numbers_and_larger_is_darker():
     assert {"0.00", "1.00", "0.50", "0.25", "row"} <= set(texts(figure)) and texts(figure).count("x") == 2
     first, second = (sum(cell.get_facecolor()[:3]) for cell in figure.axes[0].patches[:2])
     assert second < first
-    with pytest.raises(ValueError, match="not"):
+    with pytest.raises(ValueError, match=r"a is \(1, 1\), not \(1, 2\)"):
         heat({"a": [[0.0]]}, ["row"], ["x", "y"], alt="tables")
 
 
@@ -92,14 +92,20 @@ GRID = {"runs": [run("16", 1, 0.5, 0.2), run("16", 0, 0.3, 0.3), run("8", 0, 0.2
 def test_a_grid_is_measured_by_setting_in_the_order_of_numbers_and_seeds():
     found = lesson.measured(GRID, "creation", "overall")
     assert list(found) == ["8", "16"] and found["16"].values == [0.3, 0.5]
-    low, high = found["16"].interval  # of 8 right in 20
-    assert low < 0.4 < high and high - low < 0.45
+    assert found["16"].interval == pytest.approx(
+        (0.4 - 12.706 * 0.1, 0.4 + 12.706 * 0.1), abs=1e-3
+    )  # Student's, of two
+    alone = lesson.measured({"runs": GRID["runs"][:1]}, "creation", "overall")
+    assert alone["16"].interval == (0.0, 1.0)  # its own
     assert lesson.measured(GRID, "seconds")["8"].values == [9.0, 9.0] and lesson.measured(GRID, "stories", "x") == {}
 
 
 def test_who_leads_is_counted_seed_by_seed_and_a_draw_is_no_lead():
     said = lesson.told(lesson.measured(GRID, "creation", "overall"), "right")
     assert said == "right: 8 0.350, 16 0.400; 16 leads, alone in 1 of 2 seeds"
+    fewer = {"runs": [run for run in GRID["runs"] if (run["setting"], run["seed"]) != ("16", 0)]}
+    said = lesson.told(lesson.measured(fewer, "creation", "overall"), "right")
+    assert said.endswith("16 leads, alone in 0 of 1 seeds")  # of seed 1, which both have
     said = lesson.told(lesson.measured(GRID, "dream_loss", "noise"), "loss", lowest=True)
     assert said.endswith("8 leads, alone in 2 of 2 seeds")
 

@@ -190,7 +190,7 @@ def synergies() -> str:
 
 
 SPEEDS = {
-    "training, ratio": "a stage II step, packed and with cached encoders, to the same step without either",
+    "training, ratio": "a stage II step, packed and all its pictures cached, to the same step without either",
     "decoding, speedup": "100 tokens without the KV cache, to the same with it",
     "decoding, slope": "a token at the context's end, to one at its beginning",
     "drawing, difference": "right pictures: 15 steps of DPM-Solver++, less those of 50 steps of DDIM",

@@ -53,6 +53,10 @@ def ablate(
     varied, budget = settings_of(name, queries), budget_of(name, preset)
     if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
         raise UserError(f"seeds are whole numbers from 0, as in --seeds 0 1 2, not {list(seeds)}")
+    from minidream.evaluation.statistics import MOST_PAIRS
+
+    if len(seeds) > MOST_PAIRS:
+        raise UserError(f"{len(seeds)} seeds are too many for an exact test: give at most {MOST_PAIRS}")
     from minidream.ablation.results import Results
 
     if name == "queries":

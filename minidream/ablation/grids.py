@@ -24,12 +24,11 @@ DOCUMENTS = {
     "interleaved": _INTERLEAVED,
     "interleaved, after stage I": _INTERLEAVED,
 }
-AFTER = {"interleaved, after stage I": "align"}  # whose students do not begin with nothing; for them half the steps do
+AFTER = {"interleaved, after stage I": "align"}  # where its students begin; half the steps suffice
 
 Variables = dict[str, Any]
 _STAGE_ONE: Variables = {"queries": 8, "loss": "dream", "target": "teacher"}
-# By grid and setting. What two grids share comes first in the one and last in the other, so that whoever runs them side
-# by side does it once.
+# By grid and setting. What grids share, a run of one takes over from another's file.
 GRIDS: dict[str, dict[str, Variables]] = {
     "queries": {str(count): _STAGE_ONE | {"queries": count} for count in sorted(QUERIES, key=lambda count: count != 8)},
     "alignment": {loss: _STAGE_ONE | {"loss": loss} for loss in ("alignment", "both", "dream")},

@@ -34,7 +34,7 @@ class Rewriter(PipelineCandidate):
 
     def __init__(self, pipe: Any, painter: Path, guidance: float, steps: int, blind: bool = False) -> None:
         super().__init__(pipe, guidance, steps)
-        self.paint = stable_diffusion(painter, guidance, steps)
+        self.paint = stable_diffusion(painter, guidance, steps, pipe.model.device)
         self.blind = blind
         self.written: list[str] = []
 

@@ -22,8 +22,9 @@ from minidream.world.corpora import render, sample
 
 
 class HeldBack:
-    """The dream loss on captions, pictures, noise and timesteps that are the same for all runs, and that no run is
-    trained on: against the sampled noise (Eq. 4), and against what the teacher predicts under the plain captions."""
+    """The dream loss on captions, pictures, noise and timesteps that are the same for all runs, drawn from another
+    seed than any run's (of things that stand alone there are few captions; the pictures differ in their places):
+    against the sampled noise (Eq. 4), and against what the teacher predicts under the plain captions."""
 
     def __init__(self, task: DreamTask, pipe: MiniDreamPipeline, count: int) -> None:
         self.pipe, self.decoder = pipe, task.modules.decoder

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from minidream.errors import UserError
 from minidream.evaluation.candidate import Candidate, batches, dice, look
 from minidream.evaluation.statistics import GROUPS, Leaf, bootstrap, jackknife, proportion
+from minidream.modeling.diffusion import SOLVERS
 from minidream.modeling.loading import load_part
+from minidream.sampling import SamplingOptions
 from minidream.world.draw import draw_batch
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
 from minidream.world.scene import Scene
@@ -102,15 +104,17 @@ def noise_seed(seed: int, part: str) -> int:
     return dice(seed, "creation", part, "noise").randrange(2**31)
 
 
-def stable_diffusion(folder: Path, guidance: float, steps: int) -> Draw:
-    """Draw through plain diffusers, by the pipeline's own call, one generator a picture."""
+def stable_diffusion(folder: Path, guidance: float, steps: int, device: torch.device | None = None) -> Draw:
+    """Draw through plain diffusers, by the pipeline's own call, one generator a picture; with the solver by which
+    MiniDream draws, so that both can be compared. `device`: cuda where there is one, if None."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(
         folder, dtype=torch.float32, safety_checker=None, use_safetensors=True
     )
     pipe.set_progress_bar_config(disable=True)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.scheduler = SOLVERS[SamplingOptions.solver].from_config(pipe.scheduler.config)
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def draw(captions: list[str], seed: int) -> list[Image.Image]:
         drawn: list[Image.Image] = []
@@ -147,7 +151,7 @@ class ClipFeatures(nn.Module):
 
     @torch.no_grad()
     def texts(self, captions: list[str]) -> Tensor:
-        """Captions -> (B, num_features), padded and cut as in training."""
+        """Captions -> (B, num_features), cut as in training; padding changes nothing."""
         length = self.clip.config.text_config.max_position_embeddings
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         text = self.clip.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])

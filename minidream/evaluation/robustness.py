@@ -1,7 +1,7 @@
 """Does it still see when the picture is not as in training? Captions and questions under damage, as curves.
 
-Each kind of damage has levels, from mild to strong; at each, the same `n` pictures are told and asked about, and "none"
-is where all curves begin. What the damage leaves of a picture's truth is the whole truth: nothing is moved out of its
+Each kind of damage has levels, from mild to strong; at each, the same `n` pictures are told and asked about, and
+"none" is where all curves begin. The damage leaves a picture's truth as it is: every thing's middle stays in its
 quarter. `file` has no levels but ways in which a picture comes: as unusual files, saved and read again. Taught in
 notebook 09.
 """

@@ -110,14 +110,17 @@ def paired(differences: Sequence[float]) -> Leaf:
     return leaf(found.mean(), found.mean() - wide, found.mean() + wide, len(found))
 
 
+MOST_PAIRS = 20  # a million choices of signs
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """The exact two-sided p of the sign-flip test, the paired test that assumes no bell: the share of all 2^n ways to
     choose each difference's sign whose sum is as far from 0 as the true one. With n pairs it is never below 2 / 2^n.
 
-    Raises ValueError without differences, or for more than 20.
+    Raises ValueError without differences, or for more than `MOST_PAIRS`.
     """
     found = np.asarray(differences, float)
-    if not 1 <= len(found) <= 20:
-        raise ValueError(f"the test goes through all signs of 1 to 20 differences, got {len(found)}")
+    if not 1 <= len(found) <= MOST_PAIRS:
+        raise ValueError(f"the test goes through all signs of 1 to {MOST_PAIRS} differences, got {len(found)}")
     sums = np.abs(np.array(list(product((1.0, -1.0), repeat=len(found)))) @ found)
     return float((sums >= abs(found.sum()) - 1e-9).mean())

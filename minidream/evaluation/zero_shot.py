@@ -1,6 +1,7 @@
-"""What it was never trained to do: two tasks put together from what it was, each beside the task that it knows.
+"""Two tasks that it was not trained on, each beside the trained task nearest to it.
 
-    story_questions   questions about the last picture of a whole story; trained: about a picture alone, or words alone
+    story_questions   questions about the last picture of a whole story; trained: about a picture alone, words alone, or
+                      in a dialogue
     silent_stories    the last picture of a story whose other pictures are left out; trained: with all of them shown
 
 Held-out compositions, the other meaning of zero-shot, stand in each of the other parts. Taught in notebook 09.

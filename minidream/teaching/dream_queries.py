@@ -14,7 +14,7 @@ from minidream.batch import Batch
 from minidream.documents import Document
 from minidream.evaluation import creation
 from minidream.evaluation.candidate import look
-from minidream.evaluation.statistics import proportion
+from minidream.evaluation.statistics import paired
 from minidream.events import to_image
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
@@ -212,12 +212,12 @@ def measured(content: Mapping[str, Any], part: str, name: str = "") -> dict[str,
     """A figure of a grid's settings (see `minidream.ablation`): `run[part][name]`, or `run[part]` itself, for each seed
     in their order; where it is a share, with the 95 % interval of all seeds' items together. Settings whose runs do not
     have it are left out."""
-    found: dict[str, list[Any]] = {}
+    found: dict[str, dict[int, Any]] = {}
     for run in sorted(content["runs"], key=lambda run: run["seed"]):
         value = run.get(part, {}).get(name) if name else run.get(part)
         if value is not None:
-            found.setdefault(run["setting"], []).append(value)
-    return {setting: _pooled(found[setting]) for setting in _ordered(found)}
+            found.setdefault(run["setting"], {})[run["seed"]] = value
+    return {setting: _over_seeds(found[setting]) for setting in _ordered(found)}
 
 
 def told(found: Mapping[str, Measured], what: str, lowest: bool = False) -> str:
@@ -226,12 +226,14 @@ def told(found: Mapping[str, Measured], what: str, lowest: bool = False) -> str:
     line = f"{what}: " + ", ".join(f"{setting} {mean:.3f}" for setting, mean in means.items())
     best = min if lowest else max
     first = best(means, key=lambda setting: means[setting])
-    rivals = [each.values for setting, each in found.items() if setting != first]
-    if not rivals:
+    others = {setting: dict(zip(each.seeds, each.values)) for setting, each in found.items()}
+    own = others.pop(first)
+    if not others:
         return line
-    pairs = list(zip(found[first].values, *rivals))
-    ahead = sum(own == best(own, *others) and own not in others for own, *others in pairs)
-    return f"{line}; {first} leads, alone in {ahead} of {len(pairs)} seeds"
+    common = set(own).intersection(*others.values())
+    rivals = {seed: [other[seed] for other in others.values()] for seed in common}
+    ahead = sum(own[seed] == best(own[seed], *rivals[seed]) and own[seed] not in rivals[seed] for seed in common)
+    return f"{line}; {first} leads, alone in {ahead} of {len(common)} seeds"
 
 
 def _ordered(settings: Mapping[str, Any]) -> list[str]:
@@ -239,17 +241,13 @@ def _ordered(settings: Mapping[str, Any]) -> list[str]:
     return sorted(settings, key=lambda setting: int(setting) if setting.isdigit() else 0)
 
 
-def _pooled(values: Sequence[Any]) -> Measured:
-    if not isinstance(values[0], Mapping):
-        return Measured([float(value) for value in values])
-    items = [right for leaf in values for right in _items(leaf)]
-    pooled = proportion(items)
-    return Measured([leaf["mean"] for leaf in values], (pooled["low"], pooled["high"]))
-
-
-def _items(leaf: Mapping[str, float]) -> list[bool]:
-    right = round(leaf["mean"] * leaf["n"])
-    return [True] * right + [False] * (int(leaf["n"]) - right)
+def _over_seeds(found: Mapping[int, Any]) -> Measured:
+    """Of runs by seed, each a number or a leaf; leaves of several seeds have Student's interval of their mean."""
+    if not isinstance(next(iter(found.values())), Mapping):
+        return Measured([float(value) for value in found.values()], seeds=list(found))
+    values = [leaf["mean"] for leaf in found.values()]
+    over = paired(values) if len(values) > 1 else next(iter(found.values()))
+    return Measured(values, (over["low"], over["high"]), list(found))
 
 
 _SIZES = ((13, 5, 8, 16), (3, 4, 64, 256))  # tokens of both texts, dream queries, patches

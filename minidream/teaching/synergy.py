@@ -37,7 +37,7 @@ def student_of(learns: str, documents: str = "one picture", steps: int = 0, seed
 
 
 def drawn(task: DreamTask, number: int, count: int = 24) -> Batch:
-    """Documents of a task's kinds that no run trains on."""
+    """Documents of a task's kinds, drawn from another seed than any run's."""
     return samples(task.recipe.mixture, count, random.Random(f"lesson-synergy-{number}"))
 
 

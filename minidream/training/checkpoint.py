@@ -34,9 +34,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
         old = _old(target)
         shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            os.rename(target, old)
-        os.rename(temporary, target)
+        try:
+            if target.exists():
+                os.rename(target, old)
+            os.rename(temporary, target)
+        except BaseException:  # Ctrl-C, too
+            restore(target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

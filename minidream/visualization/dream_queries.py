@@ -176,6 +176,7 @@ class Measured:
 
     values: Sequence[float]
     interval: tuple[float, float] | None = None
+    seeds: Sequence[int] = ()  # in the order of the values
 
 
 @dataclass(frozen=True)

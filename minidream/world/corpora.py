@@ -41,7 +41,7 @@ MOST_SHOTS = 4
 ASKED = dict(existence=4, comparison=3, relation=3, count=3, color=1, shape=1, size=1, background=0.5)
 MOST_QUESTIONS = 10  # about one scene
 OPENING, CLOSING = " (", ")"  # around a picture told in words
-PLAIN = 0.75  # how often a scene that is to be told is told by its plain caption
+LISTED = 0.75  # how often a scene that is to be told is told by its listed caption
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _and_questions(
 
 def _caption(scene: Scene, rng: random.Random) -> str:
     """Mostly the listed caption: where the words leave no choice, all that can be learned is the scene."""
-    return listed_caption(scene) if rng.random() < PLAIN else caption(scene, rng)
+    return listed_caption(scene) if rng.random() < LISTED else caption(scene, rng)
 
 
 def _told(story: Story, rng: random.Random, silent: bool = False) -> tuple[list[str], list[bool]]:
@@ -122,7 +122,7 @@ def _text(rng: random.Random, held_out: bool | None) -> Example:
 
 def _text_states(rng: random.Random, held_out: bool | None) -> Example:
     """Words alone: a story of which only the captions are taught, so that the state is what is learned. The
-    brackets before them are given, or who has to draw there would tell."""
+    brackets before them are given: else the model would learn to tell where it should draw."""
     story = KINDS[_any_of(INTERLEAVED, rng)](rng, held_out)
     parts: list[str] = []
     taught: set[int] = set()

@@ -109,7 +109,7 @@ def again(rng: random.Random, held_out: bool | None = False) -> Story:
 def made_up_name(rng: random.Random, held_out: bool | None = False) -> Story:
     """One or two made-up names, each bound to the thing in a picture, then a scene with the first or second of them.
 
-    "This is a dax: [picture] Draw a dax in the top left, right of it a small blue ring, on a white background."
+    "This is a dax: [picture] Draw a dax left of a small blue ring in the top right, on a white background."
     """
 
     def make(allowed: bool | None) -> Story:
@@ -221,7 +221,7 @@ Fact = tuple[str, str]  # (place of a thing, "color" | "shape" | "size" | "place
 
 def sources(told: Story) -> dict[int, dict[Fact, frozenset[int]]]:
     """What determines each fact of each picture of a `story`, all by their number in `document_plan`: the text that
-    said it last, and every picture since then, for they show it."""
+    made it so, and every picture since then, for they show it. A later text that names it again is no source."""
     found: dict[int, dict[Fact, frozenset[int]]] = {}
     said: dict[Fact, int] = {}  # the text that said a fact of the scene `before`
     before: Scene | None = None

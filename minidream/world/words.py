@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from minidream.world.scene import RELATIONS, Scene, Thing, related
 
-# Made-up names, of syllables that no other word of the world holds.
+# Made-up names, none of them another word of the world.
 NAMES = tuple(
     start + end for start in ("da", "wu", "bli", "to", "fe", "zor", "nil") for end in ("x", "gu", "kka", "zz")
 )
