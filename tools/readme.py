@@ -168,10 +168,9 @@ def trusted() -> str:
     for name, path in TRUSTED.items():
         found = leaf(result, ("trust", *path))
         lines.append(_row(name, asked(("trust", *path)), found, _cell(found)))
-    n = result["settings"]["n"]
-    return "\n".join(
-        [*lines, "", f"`minidream evaluate trust --n {n} --json data/results/trust.json`. Taught in lesson 09."]
-    )
+    n, seed = result["settings"]["n"], result["settings"]["seed"]
+    command = f"`minidream evaluate trust --n {n} --seed {seed} --json data/results/trust.json`"
+    return "\n".join([*lines, "", f"{command}. Taught in lesson 09."])
 
 
 def synergies() -> str:
