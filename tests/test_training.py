@@ -10,19 +10,23 @@ import signal
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import PATCHES, QUERIES, SIDE, tiny_llm, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.modeling.diffusion import ImageDecoder
 from minidream.pipeline import MiniDreamPipeline
 from minidream.tokenizer import train_tokenizer
 from minidream.training import stages
 from minidream.training.checkpoint import atomic_folder
+from minidream.training.components import LanguageTask
 from minidream.training.dream import DreamTask
 from minidream.training.loop import fit, learning_rate, uninterrupted
 from minidream.training.optimizers import optimizers_for
@@ -305,6 +309,19 @@ def test_a_stage_before_of_other_sizes_or_damaged_is_refused(nano: Path, tmp_pat
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match="is damaged"):
         DreamTask(sizes, recipe, nano, tmp_path / "align")
+
+
+def test_packed_words_are_learned_as_each_document_alone() -> None:
+    task = LanguageTask.__new__(LanguageTask)
+    task.tokenizer, task.lengths = tiny_tokenizer(), (QUERIES, PATCHES, SIDE, 200)
+    llm = tiny_llm(len(task.tokenizer)).eval()
+    texts = ["a small red circle lies on the left. a blue star lands above it.", "a star.", "on the left", "it lands"]
+    examples: list[Any] = [SimpleNamespace(document=Document([text]), prompt_parts=0) for text in texts]
+    with torch.no_grad():
+        together = task._loss(examples, llm)
+        alone = torch.stack([task._loss([example], llm) for example in examples])
+    tokens = torch.tensor([len(task.tokenizer(text, add_special_tokens=False).input_ids) + 1.0 for text in texts])
+    torch.testing.assert_close(together, (alone * tokens).sum() / tokens.sum(), rtol=1e-4, atol=0)
 
 
 def test_a_stage_names_the_one_it_needs(tmp_path: Path) -> None:

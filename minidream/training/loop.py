@@ -165,11 +165,10 @@ def fit(
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 done = step + 1
-
-            log.add(losses)
-            if done % recipe.log_every == 0:
-                log.write(done, seconds(), probe() if probe else {})
-                bar.set_postfix(log.means)
+                log.add(losses)
+                if done % recipe.log_every == 0:
+                    log.write(done, seconds(), probe() if probe else {})
+                    bar.set_postfix(log.means)
             if done % recipe.save_every == 0 and main:
                 save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
     finally:  # finished, interrupted, or a loss that is not finite: what was learned is kept
