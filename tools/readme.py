@@ -11,6 +11,7 @@ would write.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -265,6 +266,8 @@ def draw_story() -> None:
 
 def draw_review() -> None:
     """Write six of sixty pictures of captions in the order of the model's own verdicts; lesson 09 opens with them."""
+    from PIL import Image
+
     from minidream import Document, MiniDreamPipeline
     from minidream.documents import write_atomically
     from minidream.evaluation.candidate import look
@@ -286,7 +289,11 @@ def draw_review() -> None:
         for some in differ
     ]
     alt = "Six pictures by the score of the model's second look, lowest first"
-    write_atomically(REVIEW, to_png(review(pictures, [verdict.score for verdict in six], right, notes, alt=alt)))
+    shown = Image.open(io.BytesIO(to_png(review(pictures, [verdict.score for verdict in six], right, notes, alt=alt))))
+    small = io.BytesIO()  # lesson 09 holds it, and may not be large: a palette is enough for flat colours
+    paletted = shown.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    paletted.save(small, "PNG", optimize=True)
+    write_atomically(REVIEW, small.getvalue())
 
 
 if __name__ == "__main__":
