@@ -132,7 +132,7 @@ def figures(result: dict[str, Any]) -> str:
 def _stage_one(creation: dict[str, Any]) -> str:
     """The row of the weights of which only queries and projectors have been trained."""
     found, unseen = (creation[part]["overall"] for part in ("seen", "held_out"))
-    name = f"creation after stage I, where the language model is still frozen (n = {found['n'] // 6})"
+    name = f"creation after stage I, where the language model is still frozen ({found['n'] // 6} of each)"
     return _row(name, LEAST_OF_STAGE_ONE, found, _cell(found), _cell(unseen))
 
 
@@ -190,10 +190,10 @@ def synergies() -> str:
 
 
 SPEEDS = {
-    "training, ratio": "a stage II step, packed and all its pictures cached, to the same step without either",
-    "decoding, speedup": "100 tokens without the KV cache, to the same with it",
-    "decoding, slope": "a token at the context's end, to one at its beginning",
-    "drawing, difference": "right pictures: 15 steps of DPM-Solver++, less those of 50 steps of DDIM",
+    "training, ratio": "time of a stage II step, packed and all its pictures cached / without either",
+    "decoding, speedup": "time of 100 tokens without the KV cache / with it",
+    "decoding, slope": "time of a token at the context's end / at its beginning",
+    "drawing, difference": "share of right pictures: 15 steps of DPM-Solver++ minus 50 of DDIM",
 }
 
 
@@ -204,7 +204,7 @@ def speeds() -> str:
     from minidream.bench import verdicts
 
     result = json.loads(BENCH.read_text())
-    lines = ["| what takes how many times as long | asked | measured | |", "|---|---|---|---|"]
+    lines = ["| ratio of times, or difference of shares | asked | measured | |", "|---|---|---|---|"]
     for name, found, asked, verdict in verdicts(result):
         shown = verdict if verdict == "reached" else f"**{verdict}**"
         lines.append(
