@@ -179,7 +179,7 @@ def test_unknown_kinds_are_named():
 def test_prompts_tell_a_scene_that_passes(category, held_out):
     rng = random.Random(f"{category}-{held_out}")
     for _ in range(80):
-        prompt, constraint = corpora.creation_prompt(category, rng, held_out)
+        prompt, constraint = creation_prompt(category, rng, held_out)
         assert constraint.satisfied(tell.understand(prompt))
         assert not constraint.satisfied(None)
         assert is_held_out(constraint.scene) == held_out

@@ -399,8 +399,8 @@ def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_pa
 
 
 def test_a_painter_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_path: Path) -> None:
-    shutil.copytree(nano / "clip", tmp_path / "clip")
-    shutil.copytree(nano / "stable-diffusion", tmp_path / "stable-diffusion")
+    for part in ("vae", "clip"):
+        shutil.copytree(nano / part, tmp_path / part)
     train("diffusion", "nano", tmp_path, {"steps": "1", "lr": "1e-12"}, init=nano / "stable-diffusion")
     for part in ("unet", "text_encoder"):
         [file] = (nano / "stable-diffusion" / part).glob("*.safetensors")
