@@ -130,7 +130,7 @@ class MiniDreamPipeline:
         """Answer a question about a picture or a document; or many questions, about one or about as many."""
         single = isinstance(question, Prompt)
         questions = [question] if single else list(question)
-        abouts = [about] * len(questions) if isinstance(about, Prompt) else list(about)
+        abouts = [about] * len(questions) if single or isinstance(about, Prompt) else list(about)
         if len(abouts) != len(questions):
             raise UserError(f"{len(questions)} questions about {len(abouts)} pictures: give one question each")
         if not all(isinstance(asked, str) for asked in questions):

@@ -112,6 +112,12 @@ def test_a_run_is_decided_by_its_seed_and_its_curve_begins_untrained(nano: Path)
     assert one["creation"]["overall"]["n"] == 2 * NANO.n == one["facts"]["scene"]["n"]
 
 
+def test_more_seeds_than_the_exact_test_bears_are_refused_before_the_work(grid: Any) -> None:
+    with pytest.raises(UserError, match="21 seeds are too many for its exact test: give at most 20"):
+        grid("synergy", seeds=list(range(21)))
+    assert not grid.done
+
+
 def test_finished_runs_are_not_repeated_and_seeds_may_be_added(grid: Any, tmp_path: Path) -> None:
     grid("target", seeds=[0])
     assert len(grid.done) == 2

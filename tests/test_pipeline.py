@@ -177,6 +177,7 @@ def test_from_components_fits_the_processor_to_the_parts():
         (lambda pipe: pipe.ask(RED, " "), "question is empty"),
         (lambda pipe: pipe.ask([RED], ["a", "b"]), "2 questions about 1"),
         (lambda pipe: pipe.ask(Document([RED]), ["a", ""]), "question is empty"),
+        (lambda pipe: pipe.ask([RED], "a"), "a document holds texts and pictures"),
         (lambda pipe: pipe.ask(RED, RED), "a question is a text"),
         (lambda pipe: pipe.ask([RED], [Document([RED])]), "a question is a text"),
         (lambda pipe: pipe.caption("a star"), "only a picture has a caption"),

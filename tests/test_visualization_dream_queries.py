@@ -92,9 +92,9 @@ GRID = {"runs": [run("16", 1, 0.5, 0.2), run("16", 0, 0.3, 0.3), run("8", 0, 0.2
 def test_a_grid_is_measured_by_setting_in_the_order_of_numbers_and_seeds():
     found = lesson.measured(GRID, "creation", "overall")
     assert list(found) == ["8", "16"] and found["16"].values == [0.3, 0.5]
-    assert found["16"].interval == pytest.approx(
-        (0.4 - 12.706 * 0.1, 0.4 + 12.706 * 0.1), abs=1e-3
-    )  # Student's, of two
+    assert found["16"].interval == (0.0, 1.0)  # Student's, of two seeds, is wider than shares are
+    close = lesson.measured({"runs": [run("8", 0, 0.40, 0.1), run("8", 1, 0.41, 0.1)]}, "creation", "overall")
+    assert close["8"].interval == pytest.approx((0.405 - 12.706 * 0.005, 0.405 + 12.706 * 0.005), abs=1e-4)
     alone = lesson.measured({"runs": GRID["runs"][:1]}, "creation", "overall")
     assert alone["16"].interval == (0.0, 1.0)  # its own
     assert lesson.measured(GRID, "seconds")["8"].values == [9.0, 9.0] and lesson.measured(GRID, "stories", "x") == {}

@@ -289,9 +289,9 @@ def draw_review() -> None:
         for some in differ
     ]
     alt = "Six pictures by the score of the model's second look, lowest first"
-    shown = Image.open(io.BytesIO(to_png(review(pictures, [verdict.score for verdict in six], right, notes, alt=alt))))
+    figure = Image.open(io.BytesIO(to_png(review(pictures, [verdict.score for verdict in six], right, notes, alt=alt))))
     small = io.BytesIO()  # lesson 09 holds it, and may not be large: a palette is enough for flat colours
-    paletted = shown.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    paletted = figure.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     paletted.save(small, "PNG", optimize=True)
     write_atomically(REVIEW, small.getvalue())
 

@@ -210,8 +210,8 @@ def symptoms(model: MiniDream, patient: Patient, short: str, long: str) -> tuple
 
 def measured(content: Mapping[str, Any], part: str, name: str = "") -> dict[str, Measured]:
     """A figure of a grid's settings (see `minidream.ablation`): `run[part][name]`, or `run[part]` itself, for each seed
-    in their order; where it is a share, with the 95 % interval of all seeds' items together. Settings whose runs do not
-    have it are left out."""
+    in their order; where it is a share, with the 95 % interval of its mean over seeds. Settings whose runs do not have
+    it are left out."""
     found: dict[str, dict[int, Any]] = {}
     for run in sorted(content["runs"], key=lambda run: run["seed"]):
         value = run.get(part, {}).get(name) if name else run.get(part)
@@ -242,12 +242,13 @@ def _ordered(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _over_seeds(found: Mapping[int, Any]) -> Measured:
-    """Of runs by seed, each a number or a leaf; leaves of several seeds have Student's interval of their mean."""
+    """Of runs by seed, each a number or a share's leaf; shares of several seeds have Student's interval of their mean,
+    from 0 to 1 at most; one has its own."""
     if not isinstance(next(iter(found.values())), Mapping):
         return Measured([float(value) for value in found.values()], seeds=list(found))
     values = [leaf["mean"] for leaf in found.values()]
     over = paired(values) if len(values) > 1 else next(iter(found.values()))
-    return Measured(values, (over["low"], over["high"]), list(found))
+    return Measured(values, (max(over["low"], 0.0), min(over["high"], 1.0)), list(found))
 
 
 _SIZES = ((13, 5, 8, 16), (3, 4, 64, 256))  # tokens of both texts, dream queries, patches
