@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--n", type=_number(int, 1, 10**6), help="scenes a category (default: 500)")
     evaluate.add_argument("--seed", type=_number(int, 0, 2**63 - 1), help="of the scenes (default: 0)")
     evaluate.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+    evaluate.add_argument("--processes", type=_number(int, 1, 64), help="how many work at once (default: 1)")
 
     ablate = command(
         "ablate", commands.ablate, "repeat the paper's choices against their alternatives, as recorded grids"

@@ -52,7 +52,8 @@ def _pipeline() -> Any:
 
 def write(options: argparse.Namespace) -> None:
     """Go on from a prompt, and save the document."""
-    from minidream.documents import Document, check_suffix, load_picture
+    from minidream.documents import Document, check_suffix
+    from minidream.pictures import load_picture
 
     check_suffix(options.output)
     _check_place(options.output)
@@ -66,7 +67,7 @@ def write(options: argparse.Namespace) -> None:
 
 def draw(options: argparse.Namespace) -> None:
     """Draw a caption, and save the picture."""
-    from minidream.documents import png_bytes, write_atomically
+    from minidream.pictures import png_bytes, write_atomically
 
     if options.output.suffix.lower() != ".png":
         raise UserError(f"{options.output} is not named as a PNG file: let it end in .png")
@@ -105,12 +106,12 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measure, and print and save the figures; what is finished survives an interruption."""
-    from minidream.documents import write_atomically
+    from minidream.pictures import write_atomically
 
     _check_measurement(options)
     from minidream import evaluation
 
-    chosen = _given(options, "what", "n", "seed", "weights")
+    chosen = _given(options, "what", "n", "seed", "weights", "processes")
     if options.json is not None:  # an interrupted evaluation goes on after what it has finished
         chosen["partial"] = options.json.with_name(options.json.name + ".partial")
     result = evaluation.evaluate(**chosen)
@@ -141,7 +142,7 @@ def ablate(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Time the shortcuts, and print and save the ratios."""
-    from minidream.documents import write_atomically
+    from minidream.pictures import write_atomically
 
     _check_measurement(options)
     from minidream import bench as measure

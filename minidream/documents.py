@@ -20,9 +20,7 @@ from urllib.parse import quote, unquote
 from PIL import Image
 
 from minidream.errors import UserError
-from minidream.pictures import fit_picture, load_picture, png_bytes, to_rgb, write_atomically, write_files
-
-__all__ = ["PICTURE", "Document", "check_suffix", "fit_picture", "load_picture", "png_bytes", "write_atomically"]
+from minidream.pictures import load_picture, png_bytes, to_rgb, write_files
 
 PICTURE = "<picture>"  # stands for a picture where a document is shown as text
 DOCUMENT_SUFFIXES = (".html", ".md", ".json")  # what `save` writes

@@ -29,8 +29,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minidream.batch import Batch, TokenSequence, collate, together
-from minidream.documents import Document, fit_picture, write_atomically
+from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
+from minidream.pictures import fit_picture, write_atomically
 from minidream.tokenizer import PAD, SPECIAL_TOKENS, chat_template
 from minidream.world.corpora import OPENING
 from minidream.world.corpora import question_text as question_prompt  # one format for training and for use

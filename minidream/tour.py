@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from minidream.documents import Document, load_picture, write_atomically
+from minidream.documents import Document
+from minidream.pictures import load_picture, write_atomically
 from minidream.teaching import Bill
 
 SAMPLE = Path(__file__).parent.parent / "data" / "samples" / "picture.png"

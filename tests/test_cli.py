@@ -187,13 +187,15 @@ def test_evaluate_writes_json_and_prints_the_table(
     monkeypatch.setattr(evaluation, "table", lambda result: f"n = {result['settings']['n']}")
     assert cli.main(["evaluate"]) == 0
     assert cli.main(["evaluate", "creation", "--n", "4", "--seed", "1", "--weights", ".", "--json", "a/b.json"]) == 0
+    assert cli.main(["evaluate", "--processes", "2"]) == 0
     assert called[0] == {"what": "all"}
     assert called[1] == {
         "what": "creation", "n": 4, "seed": 1, "weights": Path("."), "partial": Path("a/b.json.partial")
     }  # fmt: skip
+    assert called[2] == {"what": "all", "processes": 2}
     assert json.loads((here / "a" / "b.json").read_text()) == {"settings": {"n": 4}}
     assert not (here / "a" / "b.json.partial").exists()
-    assert capsys.readouterr().out == "n = 4\nn = 4\n"
+    assert capsys.readouterr().out == "n = 4\n" * 3
 
 
 def test_tour_with_a_stand_in(painter: type[Painter], capsys: pytest.CaptureFixture[str], here: Path) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minidream import pictures
-from minidream.documents import Document, fit_picture, load_picture, png_bytes, write_atomically
+from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.pictures import fit_picture, load_picture, png_bytes, write_atomically
 from minidream.world.draw import draw
 from minidream.world.scene import random_scene
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import random
 import re
 import shutil
 import sys
 from dataclasses import replace
+from multiprocessing import active_children
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +34,7 @@ from minidream.evaluation import (
 )
 from minidream.evaluation import candidate as candidate_module
 from minidream.evaluation.candidate import PipelineCandidate, digest
+from minidream.evaluation.parallel import at_once
 from minidream.evaluation.statistics import bootstrap, f1, jackknife, paired, proportion, sign_flip, student
 from minidream.events import End
 from minidream.generation import InterleavedGenerator
@@ -168,6 +171,8 @@ def test_a_share_has_wilsons_interval():
     assert proportion([True, False] * 50) == {"mean": 0.5, "low": 0.4038, "high": 0.5962, "n": 100}
     assert proportion([True] * 10) == {"mean": 1.0, "low": 0.7225, "high": 1.0, "n": 10}
     assert proportion([False] * 10) == {"mean": 0.0, "low": 0.0, "high": 0.2775, "n": 10}
+    half_each = proportion([True, False] * 50, groups=[item // 10 for item in range(100)])
+    assert half_each == proportion([True, False] * 5) | {"n": 100}  # of 100 items, as certain as of 10 documents
     with pytest.raises(ValueError, match="at least one"):
         proportion([])
 
@@ -533,11 +538,32 @@ def test_bad_arguments_are_told_in_one_line(tmp_path):
         ({"what": "taste"}, "choose one of creation, comprehension, interleaved, trust, robustness, zero_shot or all"),
         ({"n": 0}, "--n 0"),
         ({"n": -3}, "at least 1"),
+        ({"processes": 0}, "--processes 0"),
         ({"weights": tmp_path / "nowhere"}, "nowhere"),
     ):
         with pytest.raises(UserError, match=words) as raised:
             evaluate(**arguments)
         assert "\n" not in str(raised.value)
+
+
+def three_sections():
+    """Sections of a worker: two that measure, and one that is killed as by a system that runs out of memory."""
+    return {"one": lambda: {"is": os.getpid()}, "two": lambda: {"is": os.getpid()}, "killed": lambda: os._exit(9)}
+
+
+def test_processes_measure_sections_that_each_opens_anew_and_none_is_left_over():
+    found = dict(at_once(2, three_sections, {"one": None, "two": None}))
+    assert set(found) == {"one", "two"} and os.getpid() not in {each["is"] for each in found.values()}
+    assert not active_children()
+
+
+def test_a_killed_process_is_told_and_a_reader_who_stops_leaves_none():
+    with pytest.raises(UserError, match="take fewer --processes"):
+        dict(at_once(1, three_sections, {"one": None, "killed": None}))
+    measured = at_once(1, three_sections, {"one": None, "two": None})
+    next(measured)
+    measured.close()  # as Ctrl-C does
+    assert not active_children()
 
 
 def test_the_table_shows_each_figure_and_what_is_asked():
@@ -794,7 +820,10 @@ def test_trained_weights_are_examined_from_end_to_end(nano, tmp_path):
     assert set(found["interleaved"]) == {*STORIES, "consistency", "perplexity", "held_out"}
     assert found["interleaved"]["perplexity"]["after"]["mean"] > 1
     found = evaluate("comprehension", weights=nano / "minidream", **options)
-    assert found == evaluate("comprehension", weights=nano, **options) | {"settings": found["settings"]}
+    again = evaluate("comprehension", weights=nano, processes=2, partial=tmp_path / "seeing", **options)
+    assert found == again | {"settings": found["settings"]}
+    assert list(found["comprehension"]) == list(again["comprehension"])  # in order, whichever was finished first
+    assert len(json.loads((tmp_path / "seeing").read_text())["sections"]) == 3
 
 
 def test_facts_are_counted_one_by_one():

@@ -117,8 +117,11 @@ def test_what_looking_finds_and_choosing_removes():
     assert trust.found_by_looking(np.array([(0.5, 1)] * 20)) == 0
     assert trust.removed(np.array([(0, 1), (0, 0), (1, 1), (1, 0), (0, 1), (0, 1)])) == 0.5
     assert np.isnan(trust.removed(np.array([(1, 1)])))
-    assert trust._gain([(True, True)] * 3)["errors_removed"] is None
-    gain = trust._gain([(False, True)] + [(True, True)] * 9)["errors_removed"]
+    assert (
+        trust.removed(np.array([(0.5, 1), (0.75, 0), (0.75, 1)])) == 0
+    )  # one error before, in tries of three, one after
+    assert trust._gain([1.0] * 3, [True] * 3)["errors_removed"] is None
+    gain = trust._gain([0.0] + [1.0] * 9, [True] * 10)["errors_removed"]
     assert (
         gain is not None and gain["mean"] == gain["low"] == gain["high"] == 1
     )  # samples without an error are left out
@@ -200,7 +203,7 @@ def test_a_judge_who_knows_is_always_right_and_choosing_by_it_leaves_no_error():
         assert found[part]["right_at_score"]["0.4-0.6"] is None
         assert found[part]["first"]["mean"] < 1 and found[part]["best_of_4"]["mean"] == 1
         assert found[part]["errors_removed"]["mean"] == 1
-    assert found["captions"]["found_by_looking"]["mean"] == pytest.approx(2 / 9, abs=1e-3)  # 9 of 18 are wrong
+    assert found["captions"]["found_by_looking"]["mean"] == pytest.approx(7 / 36, abs=1e-3)  # half of 72 are wrong
     assert {value["mean"] for value in found["explanations"]["agreement"].values() if value} == {1}
     assert found["explanations"]["gradient"]["overall"]["mean"] == 0
     assert 0.2 < found["explanations"]["chance"]["overall"]["mean"] < 0.8

@@ -121,9 +121,11 @@ def figures(result: dict[str, Any]) -> str:
         lines.append(_row(name, asked(path), found, _cell(found), _cell(unseen)))
         if path == ("creation", "seen", "color_attribution") and STAGE_ONE.is_file():
             lines.append(_stage_one(json.loads(STAGE_ONE.read_text())["creation"]))
-    n, seconds = result["settings"]["n"], result["settings"]["seconds"]
-    command = f"`minidream evaluate all --n {n} --json data/results/evaluation.json`"
-    note = f"{command}, {seconds / 60:.0f} minutes of one CPU core; in brackets the 95 % interval."
+    settings = result["settings"]
+    processes = settings.get("processes", 1)
+    command = f"`minidream evaluate all --n {settings['n']} --json data/results/evaluation.json`"
+    cores = "one CPU core" if processes == 1 else f"{processes} CPU cores"
+    note = f"{command}, {settings['seconds'] / 60:.0f} minutes of {cores}; in brackets the 95 % interval."
     if left_out := result["settings"].get("left_out"):
         note += f" Left out to save time: {left_out}."
     return "\n".join([*lines, "", note])
@@ -254,7 +256,7 @@ def filled(text: str) -> str:
 def draw_story() -> None:
     """Write `PROMPT`'s story as the README's picture, under each picture the sentence before it."""
     from minidream import Document, MiniDreamPipeline
-    from minidream.documents import write_atomically
+    from minidream.pictures import write_atomically
     from minidream.visualization import film_strip
     from minidream.visualization.figures import to_png
 
@@ -269,10 +271,10 @@ def draw_review() -> None:
     from PIL import Image
 
     from minidream import Document, MiniDreamPipeline
-    from minidream.documents import write_atomically
     from minidream.evaluation.candidate import look
     from minidream.evaluation.creation import trials
     from minidream.evaluation.interleaved import same
+    from minidream.pictures import write_atomically
     from minidream.visualization.figures import to_png
     from minidream.visualization.trust import review
 

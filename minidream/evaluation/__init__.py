@@ -29,11 +29,14 @@ from minidream.errors import UserError
 from minidream.pictures import write_atomically
 
 if TYPE_CHECKING:
-    from minidream.evaluation.candidate import Candidate
+    from minidream.evaluation.candidate import Candidate, PipelineCandidate
     from minidream.pipeline import MiniDreamPipeline
 
 PARTS = ("creation", "comprehension", "interleaved")
+FOLDERS = ("clip", "stable-diffusion", "llm")  # what is measured beside the model, if it is there
 MORE = ("trust", "robustness", "zero_shot")  # each by its own name only
+Sections = dict[str, Callable[[], dict[str, Any]]]  # names, in order, and what measures them
+Measure = Callable[[Sections], Iterator[tuple[str, dict[str, Any]]]]  # gives each name with what was found
 # What the shipped `mini` weights must reach, by the beginning of a figure's path; the longest that fits counts.
 ASKED: dict[tuple[str, ...], float] = {
     ("creation", "seen"): 0.95,
@@ -71,6 +74,7 @@ def evaluate(
     guidance: float = 2.0,
     steps: int = 20,
     device: str | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Examine the weights in the folder `weights` (the shipped ones if None) on `n` fresh scenes a category.
 
@@ -80,68 +84,80 @@ def evaluate(
     The result holds "settings" and a key for each part, each figure a `{"mean", "low", "high", "n"}` with its 95 %
     interval, or None where it could not be measured. Finished sections are kept in the file `partial`, and an
     evaluation with the same settings goes on after them; remove it when the result is in a safe place. `device`: cuda
-    where there is one, if not given.
+    where there is one, if not given. `processes`: how many sections are measured at once, which changes no figure.
 
-    Raises `UserError` for an unknown `what`, `n` < 1, weights that are not there, or a `partial` of other settings.
+    Raises `UserError` for an unknown `what`, `n` or `processes` < 1, weights that are not there, or a `partial` of
+    other settings.
     """
     if what not in (*PARTS, *MORE, "all"):
         raise UserError(f"cannot evaluate {what!r}: choose one of {', '.join((*PARTS, *MORE))} or all")
     if n < 1:
         raise UserError(f"--n {n}: give the number of scenes for each category, at least 1")
-    import torch
+    if processes < 1:
+        raise UserError(f"--processes {processes}: at least 1 must work")
+    from minidream.evaluation.candidate import digest
 
-    from minidream.evaluation.candidate import PipelineCandidate, digest
+    settings = {"what": what, "n": n, "seed": seed, "guidance": guidance, "steps": steps}
+    candidate = _candidate(settings, weights, device)
+    settings["weights"] = digest(candidate.pipe.model)
+    measure: Measure = one_by_one
+    if processes > 1:
+        from minidream.evaluation.parallel import at_once
 
-    pipe = _open(weights)
-    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    settings = {"what": what, "n": n, "seed": seed, "guidance": guidance, "steps": steps, "weights": digest(pipe.model)}
-    candidate = PipelineCandidate(pipe, guidance, steps)
-    clip, painter, llm = (_folder(weights, part) for part in ("clip", "stable-diffusion", "llm"))
-    return examine(candidate, settings, clip, painter, partial, llm)
+        measure = functools.partial(at_once, processes, functools.partial(_sections_of, settings, weights, device))
+    result = examine(candidate, settings, _folders(weights), partial, measure)
+    result["settings"]["processes"] = processes
+    return result
+
+
+def one_by_one(sections: Sections) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure one section after the other."""
+    for name, section in sections.items():
+        print(f"evaluate: {name} ...", file=sys.stderr)
+        yield name, section()
 
 
 def examine(
     candidate: Candidate,
     settings: dict[str, Any],
-    clip: Path | None = None,
-    stable_diffusion: Path | None = None,
+    folders: dict[str, Path] | None = None,
     partial: Path | None = None,
-    llm: Path | None = None,
+    measure: Measure = one_by_one,
 ) -> dict[str, Any]:
-    """`evaluate` for any candidate. `settings`: what, n, seed, guidance, steps, weights; without the folders `clip`,
-    `stable_diffusion` and `llm`, FID, CLIP score, the teacher and perplexity are None."""
+    """`evaluate` for any candidate. `settings`: what, n, seed, guidance, steps, weights; `folders`: where "clip",
+    "stable-diffusion" and "llm" lie, without which FID, CLIP score, the teacher and perplexity are None."""
     began, done = time.perf_counter(), _begin(partial, settings)
-    before = done["seconds"]
-    for name, section in _sections(candidate, settings, clip, stable_diffusion, llm):
-        if name in done["sections"]:
-            continue
-        print(f"evaluate: {name} ...", file=sys.stderr)
-        done["sections"][name] = section()
+    before, sections = done["seconds"], _sections(candidate, settings, folders or {})
+    for name, found in measure({name: work for name, work in sections.items() if name not in done["sections"]}):
+        done["sections"][name] = found
         done["seconds"] = round(before + time.perf_counter() - began, 1)
         if partial is not None:
             write_atomically(partial, json.dumps(done).encode())
     result: dict[str, Any] = {"settings": settings | {"seconds": done["seconds"]}}
-    for name, found in done["sections"].items():
-        part = result.setdefault(name.split("/")[0], {})
-        for key, value in found.items():
-            part[key] = part[key] | value if key in part else value
+    for name in sections:
+        _merge(result.setdefault(name.split("/")[0], {}), done["sections"][name])
     return result
 
 
-def _sections(
-    candidate: Candidate, settings: dict[str, Any], clip: Path | None, stable_diffusion: Path | None, llm: Path | None
-) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
-    """What to examine, in order: names and what measures them, each to be kept when it is finished."""
+def _merge(into: dict[str, Any], found: dict[str, Any]) -> None:
+    """Add figures to those that are there, level by level."""
+    for key, value in found.items():
+        if isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _sections(candidate: Candidate, settings: dict[str, Any], folders: dict[str, Path]) -> Sections:
+    """What to examine, each to be kept when it is finished."""
     from minidream.evaluation import comprehension, consistency, creation, interleaved, robustness, trust, zero_shot
 
     n, seed = settings["n"], settings["seed"]
+    clip, painter, llm = (folders.get(part) for part in FOLDERS)
     sections: list[tuple[str, Callable[[], dict[str, Any]]]] = [
         ("creation/seen", lambda: creation.seen(candidate, n, seed, clip)),
         ("creation/held_out", lambda: creation.held_out(candidate, n, seed)),
-        (
-            "creation/teacher",
-            lambda: creation.teacher(stable_diffusion, n, seed, settings["guidance"], settings["steps"]),
-        ),
+        ("creation/teacher", lambda: creation.teacher(painter, n, seed, settings["guidance"], settings["steps"])),
         ("comprehension/caption", lambda: comprehension.caption(candidate, n, seed)),
         ("comprehension/vqa", lambda: comprehension.vqa(candidate, n, seed)),
         ("comprehension/pope", lambda: comprehension.pope(candidate, n, seed)),
@@ -151,7 +167,10 @@ def _sections(
             (f"interleaved/{name}", functools.partial(interleaved.followed, name, candidate, n, seed))
             for name in interleaved.FOLLOWED
         ),
-        ("interleaved/thinking", lambda: interleaved.thinking(candidate, n, seed)),
+        *(
+            (f"interleaved/thinking/{name}", functools.partial(interleaved.thinking, name, candidate, n, seed))
+            for name in interleaved.THOUGHT
+        ),
         ("interleaved/consistency", lambda: consistency.consistency(candidate, n, seed)),
         ("interleaved/few_shot", lambda: interleaved.few_shot(candidate, n, seed)),
         ("interleaved/perplexity", lambda: interleaved.perplexity(candidate, llm, n, seed)),
@@ -166,7 +185,12 @@ def _sections(
         ("zero_shot/silent_stories", lambda: zero_shot.silent_stories(candidate, n, seed)),
     ]
     parts = PARTS if settings["what"] == "all" else (settings["what"],)
-    return [section for section in sections if section[0].split("/")[0] in parts]
+    return {name: work for name, work in sections if name.split("/")[0] in parts}
+
+
+def _sections_of(settings: dict[str, Any], weights: Path | None, device: str | None) -> Sections:
+    """The sections of `evaluate` in a process of its own."""
+    return _sections(_candidate(settings, weights, device), settings, _folders(weights))
 
 
 def _begin(partial: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -200,17 +224,29 @@ def _open(weights: Path | None) -> MiniDreamPipeline:
     return MiniDreamPipeline.from_pretrained(inside if inside.is_dir() else weights)
 
 
-def _folder(weights: Path | None, part: str) -> Path | None:
-    """The folder of a part (`clip`, `stable-diffusion`, `llm`) beside or in the weights; None where there is none."""
+def _candidate(settings: dict[str, Any], weights: Path | None, device: str | None) -> PipelineCandidate:
+    """The pipeline in a folder as a candidate."""
+    import torch
+
+    from minidream.evaluation.candidate import PipelineCandidate
+
+    pipe = _open(weights).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return PipelineCandidate(pipe, settings["guidance"], settings["steps"])
+
+
+def _folders(weights: Path | None) -> dict[str, Path]:
+    """Where each of `FOLDERS` lies, beside or in the weights; without those that are not there."""
     from minidream.weights import find_weights, verify_manifest
 
     if weights is None:
-        return find_weights(part)
-    for folder in (Path(weights) / part, Path(weights).parent / part):
-        if folder.is_dir():
+        return {part: find_weights(part) for part in FOLDERS}
+    found = {}
+    for part in FOLDERS:
+        places = (Path(weights) / part, Path(weights).parent / part)
+        if folder := next((place for place in places if place.is_dir()), None):
             verify_manifest(folder)
-            return folder
-    return None
+            found[part] = folder
+    return found
 
 
 def figures(result: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict | None]]:

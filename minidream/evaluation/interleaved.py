@@ -146,12 +146,10 @@ def followed(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, An
     return _by_part(name, lambda part: _right(name, candidate, n, seed, part))
 
 
-def thinking(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-    """The same of those in `THOUGHT`, where the candidate tells itself before each picture what it is to draw, and
-    looks whether it did."""
-    return _by_part(
-        "thinking", lambda part: {name: _right(name, candidate, n, seed, part, after_thoughts) for name in THOUGHT}
-    )
+def thinking(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """The same, where the candidate tells itself before each picture what it is to draw, and looks whether it did;
+    `name` is one of `THOUGHT`."""
+    return _by_part("thinking", lambda part: {name: _right(name, candidate, n, seed, part, after_thoughts)})
 
 
 def _right(name: str, candidate: Candidate, n: int, seed: int, part: str, step: Step = at_once) -> Leaf:

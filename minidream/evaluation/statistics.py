@@ -25,16 +25,20 @@ def leaf(mean: float, low: float, high: float, n: int) -> Leaf:
     return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": int(n)}
 
 
-def proportion(passed: Sequence[bool]) -> Leaf:
-    """The share of True with Wilson's interval. Raises ValueError without items."""
-    n = len(passed)
-    if n == 0:
+def proportion(passed: Sequence[bool], groups: Sequence[int] | None = None) -> Leaf:
+    """The share of True with Wilson's interval. Raises ValueError without items.
+
+    `groups`: the number of the document that each item is of. As if all items of one document were alike, the interval
+    is that of as many items as there are documents: rather too wide than too narrow.
+    """
+    if len(passed) == 0:
         raise ValueError("a share of nothing: give at least one item")
-    p = sum(map(bool, passed)) / n
+    p = sum(map(bool, passed)) / len(passed)
+    n = len(passed) if groups is None else len(set(groups))
     middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     # The interval ends exactly at 0 and 1 there; rounding errors must not say otherwise.
-    return leaf(p, 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half, n)
+    return leaf(p, 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half, len(passed))
 
 
 def bootstrap(

@@ -53,8 +53,9 @@ def found_by_looking(items: np.ndarray) -> float:
 
 
 def removed(items: np.ndarray) -> float:
-    """The share of errors that are gone: `items` (n, 2) right before, right after. nan where there was none."""
-    before, after = (items == 0).sum(0)
+    """The share of errors that are gone: `items` (n, 2) right before, right after, each 0 to 1. nan where there was
+    none."""
+    before, after = (1 - items).sum(0)
     return float(1 - after / before) if before else math.nan
 
 
@@ -63,27 +64,32 @@ def flag(judged: Sequence[Judged], documents: Sequence[int] | None = None) -> di
     reader can read the picture (it refuses blurred ones, which the eye forgives); errors `found_by_looking`; how often
     a score holds (`right_at_score`); and how often a wrong picture's differences are `named` as they are.
 
-    `documents`: the number of the document that each picture stands in, if several stand in one.
+    `documents`: the number of the document that each picture is of, if several are of one.
     """
     items = np.array([(verdict.score, same(truth, shown)) for truth, shown, verdict in judged])
     numbers = np.arange(len(judged)) if documents is None else np.asarray(documents)
     read = np.array([shown is not None for _, shown, _ in judged])
     named = [
-        verdict.differences == differences(listed_caption(truth), listed_caption(shown))
-        for truth, shown, verdict in judged
+        (verdict.differences == differences(listed_caption(truth), listed_caption(shown)), number)
+        for (truth, shown, verdict), number in zip(judged, numbers.tolist())
         if shown is not None and not same(truth, shown)
     ]
     bins: dict[str, Leaf | None] = {}
     for low, high in pairwise(BINS):
-        inside = items[(items[:, 0] >= low) & ((items[:, 0] < high) | (high == 1)), 1]
-        bins[f"{low:.1f}-{high:.1f}"] = proportion(inside.tolist()) if len(inside) else None
+        inside = (items[:, 0] >= low) & ((items[:, 0] < high) | (high == 1))
+        bins[f"{low:.1f}-{high:.1f}"] = _proportion(items[inside, 1], numbers[inside])
     return {
         "auroc": _bootstrap(items, auroc, numbers),
         "auroc_readable": _bootstrap(items[read], auroc, numbers[read]),
         "found_by_looking": _bootstrap(items, found_by_looking, numbers),
-        "named": proportion(named) if named else None,
+        "named": _proportion(*np.array(named).T) if named else None,
         "right_at_score": bins,
     }
+
+
+def _proportion(passed: np.ndarray, documents: np.ndarray) -> Leaf | None:
+    """None of nothing."""
+    return proportion(passed.tolist(), documents.tolist()) if len(passed) else None
 
 
 def _bootstrap(items: np.ndarray, statistic: Any, documents: np.ndarray) -> Leaf | None:
@@ -92,32 +98,34 @@ def _bootstrap(items: np.ndarray, statistic: Any, documents: np.ndarray) -> Leaf
 
 
 def captions(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-    """Pictures of `n` prompts a category: `{"captions": flag, first, best_of_4, errors_removed}`; the last three by the
-    category's own constraint, as in `creation`."""
+    """Pictures of `n` prompts a category, `OF` of each: `{"captions": flag, first, best_of_4, errors_removed}`; the
+    last three by the category's own constraint, as in `creation`, and against the mean of all tries, not one of them
+    alone."""
     asked = trials(n, seed, held_out=False)
     prompts = [Document([prompt]) for prompt, _ in asked]
     noise = dice(seed, "trust", "captions", "noise")
     drawn = [candidate.draw([prompt for prompt, _ in asked], noise.randrange(2**31)) for _ in range(OF)]
-    first, best = choose(candidate, prompts, [1] * len(prompts), drawn)
-    shown = look(drawn[0])
-    judged = [(constraint.scene, scene, verdict) for (_, constraint), scene, verdict in zip(asked, shown, first)]
-    pairs = [
-        (constraint.satisfied(before), constraint.satisfied(after))
-        for (_, constraint), before, after in zip(asked, shown, look(best))
+    verdicts, best = choose(candidate, prompts, [1] * len(prompts), drawn)
+    shown = list(zip(*map(look, drawn)))  # of each prompt, as its verdicts
+    judged = [
+        (constraint.scene, scene, verdict)
+        for (_, constraint), scenes, some in zip(asked, shown, verdicts)
+        for scene, verdict in zip(scenes, some)
     ]
-    return {"captions": flag(judged) | _gain(pairs)}
+    before = [sum(map(constraint.satisfied, some)) / OF for (_, constraint), some in zip(asked, shown)]
+    after = [constraint.satisfied(scene) for (_, constraint), scene in zip(asked, look(best))]
+    return {"captions": flag(judged, np.arange(len(asked)).repeat(OF).tolist()) | _gain(before, after)}
 
 
 def choose(
     candidate: Candidate, before: list[Document], given: list[int], drawn: list[list[Image.Image]]
-) -> tuple[list[Verdict], list[Image.Image]]:
-    """Of each document's next pictures (one in each list of `drawn`): the verdict on the first, and the one with the
-    best verdict."""
+) -> tuple[list[list[Verdict]], list[Image.Image]]:
+    """Of each document's next pictures (one in each list of `drawn`): the verdicts, and the one with the best."""
     documents = [Document([*document, picture]) for some in drawn for document, picture in zip(before, some)]
     found = candidate.verify(documents, given * len(drawn))
-    verdicts = [found[start :: len(before)] for start in range(len(before))]  # of each document's pictures
+    verdicts = [found[start :: len(before)] for start in range(len(before))]
     best = [max(zip(some, judged), key=lambda pair: pair[1].score)[0] for some, judged in zip(zip(*drawn), verdicts)]
-    return [judged[0] for judged in verdicts], best
+    return verdicts, best
 
 
 class _Follower:
@@ -131,8 +139,8 @@ class _Follower:
         noise = random.Random(seed)
         seeds = [seed, *(noise.randrange(2**31) for _ in range(self.of - 1))]
         drawn = [self.candidate.draw_next(documents, given, each) for each in seeds]
-        first, best = choose(self.candidate, documents, given, drawn)
-        self.verdicts += first
+        verdicts, best = choose(self.candidate, documents, given, drawn)
+        self.verdicts += [some[0] for some in verdicts]
         return best
 
 
@@ -145,18 +153,18 @@ def documents(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     # `follow` draws the first picture of every story, then the second of those that have one ...
     order = [(turn, i) for turn in range(max(map(len, first))) for i in range(n) if turn < len(first[i])]
     judged = [(*first[i][turn], verdict) for (turn, i), verdict in zip(order, alone.verdicts, strict=True)]
-    right = [[all(same(*pair) for pair in drawn) for drawn in some] for some in (first, best)]
-    return {"stories": flag(judged, [i for _, i in order]) | _gain(list(zip(*right)))}
+    before, after = ([all(same(*pair) for pair in drawn) for drawn in some] for some in (first, best))
+    return {"stories": flag(judged, [i for _, i in order]) | _gain(before, after)}
 
 
-def _gain(pairs: list[tuple[bool, bool]]) -> dict[str, Leaf | None]:
-    """What choosing brings: the shares right of the first and of the best, and the share of errors that are gone (None
-    where there was none)."""
-    first, best = zip(*pairs)
+def _gain(before: Sequence[float], after: Sequence[bool]) -> dict[str, Leaf | None]:
+    """What choosing brings, by how far each document was right without it, 0 to 1, and whether it was with it: the
+    shares right of the first try and of the best, and the share of errors that are gone (None where there was none)."""
+    pairs = np.array([before, after], dtype=float).T
     return {
-        "first": proportion(first),
-        f"best_of_{OF}": proportion(best),
-        "errors_removed": None if all(first) else bootstrap(np.array(pairs, dtype=int), removed),
+        "first": bootstrap(pairs[:, 0]),
+        f"best_of_{OF}": proportion(after),
+        "errors_removed": None if pairs[:, 0].min() == 1 else bootstrap(pairs, removed),
     }
 
 
