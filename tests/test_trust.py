@@ -117,9 +117,7 @@ def test_what_looking_finds_and_choosing_removes():
     assert trust.found_by_looking(np.array([(0.5, 1)] * 20)) == 0
     assert trust.removed(np.array([(0, 1), (0, 0), (1, 1), (1, 0), (0, 1), (0, 1)])) == 0.5
     assert np.isnan(trust.removed(np.array([(1, 1)])))
-    assert (
-        trust.removed(np.array([(0.5, 1), (0.75, 0), (0.75, 1)])) == 0
-    )  # one error before, in tries of three, one after
+    assert trust.removed(np.array([(0.5, 1), (0.75, 0), (0.75, 1)])) == 0  # one error before, in parts; one after
     assert trust._gain([1.0] * 3, [True] * 3)["errors_removed"] is None
     gain = trust._gain([0.0] + [1.0] * 9, [True] * 10)["errors_removed"]
     assert (
