@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from minidream.batch import IGNORED
 from minidream.documents import Document
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
@@ -21,7 +22,7 @@ class Agreement(NamedTuple):
     """How readily a model says a text of a picture, or after words; the larger, the better.
 
     `share`: its words' probability, each divided by that of the likeliest word in its place; 1 for what the model would
-    say by itself. `score`: the probability that it says this text, and then ends.
+    say by itself. `score`: the probability that it says this text and ends there (by </s>, or the closing bracket).
     """
 
     share: float
@@ -57,7 +58,7 @@ def _readily(
         logits, targets = model(**batch.model_inputs(), image_features=seen).logits[:, :-1], batch.labels[:, 1:]
         likely = logits.double().log_softmax(-1)  # (B, L - 1, V); double, for products of many
         chosen = likely.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, L - 1)
-        said = targets != -100
+        said = targets != IGNORED
         sums = [((each * said).sum(1).exp() * said.any(1)).tolist() for each in (chosen - likely.amax(-1), chosen)]
         found += [Agreement(*pair) for pair in zip(*sums)]
     return found

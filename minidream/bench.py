@@ -74,7 +74,7 @@ def bench(weights: Path | None = None, rounds: int = 7, n: int = 50, seed: int =
             found[name] = measure()
     settings = {"rounds": rounds, "n": n, "seed": seed, "threads": 1, "weights": digest(pipe.model)}
     took = round(time.perf_counter() - began, 1)
-    return {"settings": settings | {"machine": machine(), "seconds": took}, **found}
+    return {"settings": settings | {"machine": machine(pipe.model.device), "seconds": took}, **found}
 
 
 @contextmanager

@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--seed", type=_number(int, 0, 2**63 - 1), help="of noise and text: same seed, same result")
         to.add_argument("--guidance", type=_number(float, 0, 30), help="how strictly pictures follow (1: no guidance)")
         to.add_argument("--steps", type=_number(int, 1, 1000), help="denoising steps a picture")
+        to.add_argument("--solver", choices=("dpm", "ddim"), help="that takes them (default: dpm)")
 
     write = command("write", commands.write, "write an illustrated document from a beginning")
     write.add_argument("prompt", type=_words, metavar="PROMPT", help="how the document begins")
@@ -127,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     write.add_argument("-o", "--output", type=Path, default=Path("out/story.html"), metavar="FILE.html|.md|.json")
     sampling(write)
     write.add_argument("--temperature", type=_number(float, 0, 5), help="of the text (0: always the likeliest)")
+    write.add_argument("--top-p", type=_number(float, 1e-6, 1), help="of the likeliest words (default: 1, all)")
+    write.add_argument("--max-tokens", type=_number(int, 1, 10**6), help="stop after so many tokens of text")
     write.add_argument("--max-pictures", type=_number(int, 0, 100), help="stop after so many pictures")
     think = argparse.BooleanOptionalAction
     write.add_argument("--think", action=think, default=True, help="say first what each picture will show (default)")
@@ -163,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         "ablate", commands.ablate, "repeat the paper's choices against their alternatives, as recorded grids"
     )
     ablate.add_argument("name", choices=tuple(GRIDS), metavar="|".join(GRIDS))
-    ablate.add_argument("--seeds", type=_number(int, 0, 2**31), nargs="+", help="one run each (default: 0 1 2)")
+    ablate.add_argument(
+        "--seeds", type=_number(int, 0, 2**31), nargs="+", help="one run each (default: three, five for synergy)"
+    )
     ablate.add_argument("--json", type=Path, metavar="FILE", help="of the runs (default: data/results/NAME.json)")
     ablate.add_argument("--preset", choices=tuple(BUDGETS), help="how long the runs are (default: mini)")
     ablate.add_argument("--queries", type=_number(int, 1, 10**6), nargs="+", help="other numbers of dream queries")

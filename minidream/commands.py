@@ -50,6 +50,9 @@ def _pipeline() -> Any:
     return MiniDreamPipeline.from_pretrained()
 
 
+FOR_PICTURES = ("seed", "guidance", "steps", "solver")
+
+
 def write(options: argparse.Namespace) -> None:
     """Go on from a prompt, and save the document."""
     from minidream.documents import Document, check_suffix
@@ -58,8 +61,8 @@ def write(options: argparse.Namespace) -> None:
     check_suffix(options.output)
     _check_place(options.output)
     parts = [] if options.picture is None else [load_picture(options.picture)]
-    sampling = _given(options, "seed", "guidance", "steps", "temperature", "max_pictures", "think", "tries")
-    document = _pipeline().complete(Document([*parts, options.prompt]), **sampling)
+    for_words = _given(options, "temperature", "top_p", "max_tokens", "max_pictures", "think", "tries")
+    document = _pipeline().complete(Document([*parts, options.prompt]), **_given(options, *FOR_PICTURES), **for_words)
     document.save(options.output)
     print(document.text)
     print(f"written: {options.output}")
@@ -72,7 +75,7 @@ def draw(options: argparse.Namespace) -> None:
     if options.output.suffix.lower() != ".png":
         raise UserError(f"{options.output} is not named as a PNG file: let it end in .png")
     _check_place(options.output)
-    (picture,) = _pipeline().draw([options.caption], **_given(options, "seed", "guidance", "steps"))
+    (picture,) = _pipeline().draw([options.caption], **_given(options, *FOR_PICTURES))
     write_atomically(options.output, png_bytes(picture))
     print(f"drawn: {options.output}")
 
@@ -114,7 +117,12 @@ def evaluate(options: argparse.Namespace) -> None:
     chosen = _given(options, "what", "n", "seed", "weights", "processes")
     if options.json is not None:  # an interrupted evaluation goes on after what it has finished
         chosen["partial"] = options.json.with_name(options.json.name + ".partial")
-    result = evaluation.evaluate(**chosen)
+    try:
+        result = evaluation.evaluate(**chosen)
+    except KeyboardInterrupt:
+        kept = "finished sections are kept, go on with the same command"
+        lost = "nothing is kept: with --json FILE, finished sections would be"
+        raise KeyboardInterrupt(lost if options.json is None else kept) from None
     print(evaluation.table(result))
     if options.json is not None:
         write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())

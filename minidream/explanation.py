@@ -47,7 +47,8 @@ class Explanation:
 
     Differences of s, below 0 where a piece speaks against this picture: what a piece brings `alone`, and what is lost
     where it is `left_out`. `gradients`: gradient x input of s.
-    In Jupyter: the document, the deeper the more a piece says alone.
+    In Jupyter: the document, the deeper the more a piece says alone; beside it all three, gradients in shares of the
+    largest.
     """
 
     picture: Image.Image
@@ -58,12 +59,13 @@ class Explanation:
     gradients: tuple[float, ...]
 
     def _repr_html_(self) -> str:
-        most = max(*self.alone, 1e-9)
+        most, steepest = max(*self.alone, 1e-9), max(*map(abs, self.gradients), 1e-9)
         cells = []
-        for piece, effect in zip(self.pieces, self.alone):
-            color = f"rgba(240, 140, 20, {max(effect, 0) / most:.2f})"  # orange: diffusion's colour in all figures
+        for piece, alone, lost, slope in zip(self.pieces, self.alone, self.left_out, self.gradients):
+            color = f"rgba(240, 140, 20, {max(alone, 0) / most:.2f})"  # orange: diffusion's colour in all figures
             shown = html.escape(piece.strip()) if isinstance(piece, str) else Document([piece])._repr_html_()
-            cells.append(f'<div style="background:{color};padding:.3em">{shown} <small>{effect:+.2f}</small></div>')
+            told = f"alone {alone:+.2f}, left out {lost:+.2f}, gradient {slope / steepest:+.2f}"
+            cells.append(f'<div style="background:{color};padding:.3em">{shown} <small>{told}</small></div>')
         style = "background:#fff;color:#222;padding:1em;max-width:40em;font-family:sans-serif"
         body = "\n".join([*cells, "<p>The picture that is explained:</p>", Document([self.picture])._repr_html_()])
         return f'<article style="{style}">\n{body}\n</article>'

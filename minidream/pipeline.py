@@ -27,7 +27,7 @@ from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.sampling import SamplingOptions, sample_latents
 from minidream.verification import Verdict, best_of, verify, worst_first
-from minidream.weights import find_weights
+from minidream.weights import find_weights, staged
 
 BATCH = 64  # documents worked on at once; more would only take more memory
 STRIDE = 1_000_003  # between the seeds of several tries at a picture, so that neighbouring seeds share no picture
@@ -66,8 +66,6 @@ class MiniDreamPipeline:
         `max_length`: the context in tokens, at most what the language model has positions for.
         """
         if tokenizer is None:
-            if not isinstance(llm, str | Path):
-                raise UserError("from_components needs tokenizer=... when the LLM is given as a module")
             tokenizer = open_tokenizer(llm)
         model = MiniDream.from_components(llm, vision, diffusion, num_dream_queries, tokenizer=tokenizer)
         positions = getattr(model.llm.config, "max_position_embeddings", None) or max_length
@@ -82,8 +80,9 @@ class MiniDreamPipeline:
 
     def save_pretrained(self, folder: str | Path, frozen: bool = True) -> None:
         """Write model and processor; `frozen=False` leaves the frozen parts where they are and names them only."""
-        self.model.save_pretrained(folder, frozen=frozen)
-        self.processor.save_pretrained(folder)
+        with staged(Path(folder)) as temporary:  # both, or neither
+            self.model.save_pretrained(temporary, frozen=frozen)
+            self.processor.save_pretrained(temporary)
 
     def to(self, device: str | torch.device) -> MiniDreamPipeline:
         """Move the model; the pictures and texts that come out are the same up to rounding."""

@@ -15,6 +15,8 @@ from minidream.errors import UserError
 from minidream.modeling.diffusion import SOLVERS
 from minidream.modeling.minidream import MiniDream
 
+COLDEST = 1e-3  # below, logits would be divided beyond what a float holds
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -51,6 +53,8 @@ class SamplingOptions:
             if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < float("inf"):
                 number = "a whole number" if whole else "a number"
                 raise UserError(f"{name} must be {number} of at least {least}, not {value!r}")
+        if 0 < self.temperature < COLDEST:
+            raise UserError(f"temperature must be 0 or at least {COLDEST:g}, not {self.temperature!r}")
         if not isinstance(self.top_p, int | float) or not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
         if not isinstance(self.think, bool):

@@ -31,7 +31,10 @@ from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
 from minidream.events import End, TextPiece
 from minidream.generation import MOST_TOLD
+from minidream.world.captions import understand
 from minidream.world.corpora import CLOSING
+from minidream.world.scene import PLACES
+from minidream.world.words import name
 
 if TYPE_CHECKING:
     from minidream.pipeline import MiniDreamPipeline
@@ -60,6 +63,12 @@ class Verdict:
         """The words of `told` and `read` where they differ, as pairs."""
         return differences(self.told, self.read)
 
+    @property
+    def attributes(self) -> tuple[tuple[str, str, str], ...]:
+        """Which facts differ, where both captions tell a scene: (attribute, told, read), such as ("top left: color",
+        "red", "blue") or ("background", "white", "grey"); see `attributes`."""
+        return attributes(self.told, self.read)
+
     def __str__(self) -> str:
         words = (f"told {told or 'nothing'!r}, reads {read or 'nothing'!r}" for told, read in self.differences)
         where = f"document {self.document}, part {self.part}"
@@ -71,6 +80,26 @@ def differences(told: str, read: str) -> tuple[tuple[str, str], ...]:
     first, second = (re.findall(r"[\w'-]+", text.lower()) for text in (told, read))
     changes = SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
     return tuple((" ".join(first[a:b]), " ".join(second[c:d])) for tag, a, b, c, d in changes if tag != "equal")
+
+
+def attributes(told: str, read: str) -> tuple[tuple[str, str, str], ...]:
+    """The facts in which the scenes that two captions tell differ: color, shape or size of what is in a place, the
+    whole thing where only one has any there, and the background. Empty for a caption that tells no scene."""
+    first, second = understand(told), understand(read)
+    if first is None or second is None:
+        return ()
+    found = []
+    things = [{thing.place: thing for thing in scene.things} for scene in (first, second)]
+    for place in PLACES:
+        one, other = (some.get(place) for some in things)
+        if one and other:
+            pairs = [(fact, getattr(one, fact), getattr(other, fact)) for fact in ("color", "shape", "size")]
+            found += [(f"{place}: {fact}", was, is_) for fact, was, is_ in pairs if was != is_]
+        elif one or other:
+            found.append((f"{place}: thing", name(one) if one else "nothing", name(other) if other else "nothing"))
+    if first.background != second.background:
+        found.append(("background", first.background, second.background))
+    return tuple(found)
 
 
 def verify(pipe: MiniDreamPipeline, documents: Sequence[Document], given: Sequence[int]) -> list[list[Verdict]]:
@@ -104,14 +133,10 @@ def clarity(pipe: MiniDreamPipeline, pictures: Sequence[Image.Image]) -> list[fl
     found: list[float] = []
     for start in range(0, len(pictures), BATCH):
         shown = torch.stack([pipe.processor.picture(picture) for picture in pictures[start : start + BATCH]])
-        once = _again(pipe, shown.to(pipe.model.device))
-        change = ((once.float() - _again(pipe, once).float()) / 255).square().mean((1, 2, 3))
+        once = pipe.model.decoder.rebuild(shown)
+        change = ((once.float() - pipe.model.decoder.rebuild(once).float()) / 255).square().mean((1, 2, 3))
         found += (-change / SMUDGED).exp().tolist()
     return found
-
-
-def _again(pipe: MiniDreamPipeline, pictures: torch.Tensor) -> torch.Tensor:
-    return pipe.model.decoder.decode(pipe.model.decoder.encode(pictures))
 
 
 def worst_first(verdicts: Iterable[Iterable[Verdict]]) -> list[Verdict]:
@@ -172,7 +197,7 @@ def until_bracket(
     """What the model writes after each prompt before it closes the bracket. `given`: how many leading parts of each are
     the reader's (all, if None). Equal prompts in words alone are gone on from once. Ctrl-C raises KeyboardInterrupt:
     half of a caption is none."""
-    keys = [prompt.text if not prompt.pictures else str(number) for number, prompt in enumerate(prompts)]
+    keys = [prompt.text if not prompt.pictures else number for number, prompt in enumerate(prompts)]
     different = dict(zip(keys, zip(prompts, given or map(len, prompts), strict=True)))
     said = dict.fromkeys(different, "")
     for start in range(0, len(different), BATCH):

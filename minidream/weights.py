@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from minidream.errors import UserError
@@ -20,6 +23,27 @@ def _digests(folder: Path) -> dict[str, str]:
 def save_manifest(folder: Path) -> None:
     """Write `manifest.json`: the SHA-256 of every file below `folder`."""
     (folder / MANIFEST).write_text(json.dumps(_digests(folder), indent=2) + "\n")
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside `folder`, whose files take their places in it only when all have been written: an error, a
+    full disk or Ctrl-C before that leaves everything as it was. A manifest of what lay there before is removed."""
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        written = sorted(file for file in temporary.rglob("*") if file.is_file())
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for file in written:
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(exist_ok=True, parents=True)
+            os.replace(file, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def verify_manifest(folder: Path) -> None:

@@ -20,8 +20,9 @@ from minidream.ablation.grids import recipe_of
 from minidream.ablation.results import table
 from minidream.documents import Document
 from minidream.errors import UserError
+from minidream.evaluation.candidate import same
 from minidream.evaluation.comprehension import parse_caption
-from minidream.evaluation.interleaved import follow, same, stories
+from minidream.evaluation.interleaved import follow, stories
 from minidream.events import End, TextPiece
 from minidream.pipeline import MiniDreamPipeline
 from minidream.score_distillation import clip_alignment_loss
@@ -222,6 +223,9 @@ def test_as_many_queries_as_it_says_do_fit(nano: Path) -> None:
     assert inputs.query_mask.sum() == 50 * 318
 
 
+ROOMY = SimpleNamespace(max_length=999, picture_length=28, encode=list, length=lambda *_: 0)  # a thought always fits
+
+
 def test_a_caption_is_what_stands_in_brackets() -> None:
     ends: list[str] = []
 
@@ -232,7 +236,7 @@ def test_a_caption_is_what_stands_in_brackets() -> None:
             yield from (End(number, reason) for reason in ends)
 
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
-    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), False
+    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream, processor=ROOMY), False
     seen = Document(["(Once.)", Image.new("RGB", (64, 64))])
     documents = [seen, Document([*seen[:1], Image.new("RGB", (64, 64), "red")]), Document(["Twice."])]
     assert rewriter.tell_next(documents, [0, 1, 1]) == [f"A red star. {number}." for number in range(3)]
@@ -249,7 +253,7 @@ def test_a_blind_rewriter_reads_all_words_and_no_picture() -> None:
         yield from (TextPiece(number, "A star.)") for number in range(len(documents)))
 
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
-    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), True
+    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream, processor=ROOMY), True
     picture = Image.new("RGB", (64, 64))
     documents = [Document(["Once.", picture, twice]) for twice in ("Twice.", " Thrice.")]
     assert rewriter.tell_next(documents, [2, 2]) == ["A star."] * 2

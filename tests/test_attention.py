@@ -118,6 +118,8 @@ def test_mistakes_are_told(model: MiniDream) -> None:
         draw(model, conditions(model, 1))
     with pytest.raises(UserError, match="picture 1 is not among"):
         maps.of(1)
+    with capture_attention(model.decoder.unet, pictures=3), pytest.raises(UserError, match="draw as many at once"):
+        draw(model, conditions(model, 1))
 
 
 def test_knock_out_replaces_a_query_by_what_it_says_of_nothing(model: MiniDream) -> None:

@@ -20,7 +20,7 @@ from minidream.processing import MiniDreamProcessor
 from minidream.training.cache import EncodedPictures
 from minidream.training.dream import DreamTask
 from minidream.training.recipes import recipe_for
-from tools import readme
+from tools import tables
 
 
 def test_works_are_repeated_in_turn_and_the_first_round_is_not_counted():
@@ -107,11 +107,10 @@ def test_verdicts_and_the_readmes_rows(result, monkeypatch, tmp_path):
     assert [row[-1] for row in module.verdicts(good)] == ["reached"] * 4
     assert [row[-1] for row in module.verdicts(bad)] == ["short"] * 4
     assert module.table(bad).count("short") == 4 and "ddim_50" in module.table(bad)
-    monkeypatch.setattr(readme, "BENCH", tmp_path / "bench.json")
-    assert readme.speeds().startswith("Not measured yet")
-    readme.BENCH.write_text(json.dumps(bad))
-    assert readme.speeds().count("**short**") == 4 and "0.41 (0.39 to 0.43)" in readme.speeds()
-    assert set(readme.SPEEDS) == {row[0] for row in module.verdicts(bad)}
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "bench.json").write_text(json.dumps(bad))
+    assert tables.speeds().count("✗") == 4 and "0.41 (0.39 to 0.43) ✗" in tables.speeds()
+    assert set(tables.SPEEDS) == {row[0] for row in module.verdicts(bad)}
 
 
 def test_mistakes_are_told_in_one_line(capsys, tmp_path):

@@ -125,12 +125,14 @@ def test_write(painter: type[Painter], suffix: str, capsys: pytest.CaptureFixtur
         "--no-think",
         "--tries",
         "3",
+        *shlex.split("--top-p 0.9 --max-tokens 40 --solver ddim"),
     ]
     assert cli.main(["write", PROMPT, "--picture", "given.jpg", "-o", str(target), *options]) == 0
     ((verb, (document,), given),) = painter.asked
     assert verb == "complete" and document.texts == [PROMPT] and document.pictures[0].size == (90, 70)
     drawn = {"seed": 7, "guidance": 2.5, "steps": 9, "max_pictures": 2, "tries": 3}
-    assert given == {**drawn, "temperature": 0.5, "think": False}
+    words = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 40, "think": False}
+    assert given == {**drawn, **words, "solver": "ddim"}
     assert Document.load(target) == Painter.complete(document)
     out, err = capsys.readouterr()
     assert out == f"<picture> {PROMPT} <picture> The end.\nwritten: {target}\n" and err == ""
@@ -335,6 +337,31 @@ def test_interrupted(painter: type[Painter], capsys: pytest.CaptureFixture[str],
         assert cli.main(arguments) == 130
         assert capsys.readouterr().err == "minidream: interrupted\n"
     assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("--json a.json", "are kept, go on with the same"), ("", "nothing is kept")]
+)
+def test_interrupted_evaluation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str, told: str
+) -> None:
+    from minidream import evaluation
+
+    def evaluate(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    fails(capsys, f"interrupted: .*{told}", "evaluate", *given.split(), code=130)
+
+
+def test_the_solvers_it_names_are_all() -> None:
+    from minidream.modeling.diffusion import SOLVERS
+
+    (choices,) = [
+        action.choices for action in cli._parser()._subparsers._group_actions[0].choices["draw"]._actions
+        if action.dest == "solver"
+    ]  # fmt: skip
+    assert set(choices) == set(SOLVERS)
 
 
 def test_interrupted_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -54,6 +58,25 @@ def test_conda_gets_python_pip_and_the_project_only():
     (line,) = last["pip"]
     extra = re.fullmatch(r"-e \.\[(.+)\]", line)
     assert extra and set(extra[1].split(",")) <= set(EXTRAS)
+
+
+def test_what_the_package_and_the_lessons_import_is_installed_for_who_reads_them():
+    """The core and the extra `notebooks` are all that conda's users get."""
+    sources = [path.read_text() for path in (ROOT / "minidream").rglob("*.py")]
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    imported: set[str] = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).split(".")[0])
+    sold_as = packages_distributions()
+    asked = {canonical(Requirement(line).name) for line in PROJECT["dependencies"] + EXTRAS["notebooks"]}
+    asked |= {"ipython", "minidream"}  # jupyterlab brings the first
+    for name in imported - set(sys.stdlib_module_names):
+        assert asked & {canonical(each) for each in sold_as[name]}, f"{name} is imported, but not asked for"
 
 
 def test_the_licence_is_the_one_that_is_declared():

@@ -131,7 +131,8 @@ def test_it_shows_itself_as_heat(pipe):
     page = found._repr_html_()
     assert page.count("<img") == 2 and "a red circle." in page and "The picture that is explained" in page
     assert page.count("rgba(240, 140, 20, 1.00)") == 1  # what brings most alone is the deepest
-    assert f"{found.alone[0]:+.2f}" in page
+    assert f"alone {found.alone[0]:+.2f}, left out {found.left_out[0]:+.2f}, gradient " in page
+    assert page.count("gradient +1.00") + page.count("gradient -1.00") == 1
 
 
 @pytest.mark.parametrize(

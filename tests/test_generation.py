@@ -330,6 +330,7 @@ def test_closing_the_stream_stops_the_work(model, monkeypatch):
     [
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e-38}, "temperature must be 0 or at least 0.001"),
         ({"top_p": 0}, "top_p"),
         ({"guidance": -0.5}, "guidance"),
         ({"steps": 0}, "steps"),

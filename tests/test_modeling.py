@@ -104,6 +104,9 @@ def test_vision_uses_the_checkpoints_own_normalisation(parts: Path) -> None:
     )
     encoder = VisionEncoder.from_folder(parts / "clip")
     assert encoder.mean == (0.1, 0.2, 0.3) and encoder.std == (0.4, 0.5, 0.6)
+    (parts / "clip" / "preprocessor_config.json").write_text('{"image_mean": [0.1')
+    with pytest.raises(UserError, match=r"cannot read how .*clip wants its pictures"):
+        VisionEncoder.from_folder(parts / "clip")
 
 
 # -- pictures out -----------------------------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ def test_saved_whole_and_opened_again_it_is_the_same(model: MiniDream, tmp_path:
     assert again.llm.get_output_embeddings().weight is again.llm.get_input_embeddings().weight  # still tied
     assert again.vision.mean == model.vision.mean
     torch.testing.assert_close(again.null_condition(), model.null_condition())
-    assert again.config.condition_dim == 24 and again.config.image_size == SIDE
+    assert again.decoder.condition_dim == 24 and again.config.image_size == SIDE
 
 
 def test_saved_over_what_was_opened_it_is_the_new_one(tmp_path: Path) -> None:
@@ -379,8 +382,13 @@ def test_a_damaged_component_is_refused(parts: Path) -> None:
 
 
 def test_a_component_that_is_cut_short_or_is_another_model_is_refused(parts: Path) -> None:
-    with pytest.raises(UserError, match="holds another model, no MiniDream"):
+    with pytest.raises(UserError, match=r"holds another model, or half of one .*no llm_config"):
         MiniDream.from_pretrained(parts / "clip")
+    tiny_model().save_pretrained(parts / "whole")
+    kept = json.loads((parts / "whole" / "config.json").read_text())
+    (parts / "whole" / "config.json").write_text(json.dumps({k: v for k, v in kept.items() if k != "vae_config"}))
+    with pytest.raises(UserError, match="no vae_config"):
+        MiniDream.from_pretrained(parts / "whole")
     file = parts / "clip" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot open the vision encoder at"):
@@ -428,7 +436,11 @@ def test_every_number_of_steps_can_be_drawn_in() -> None:
     """Stable Diffusion's own spacing and offset would ask for a timestep that is none."""
     parts = tiny_diffusion(timestep_spacing="leading", num_train_timesteps=20)
     decoder = ImageDecoder(parts.vae, parts.unet, parts.scheduler)
-    assert decoder.sample(torch.zeros(1, QUERIES, 24), guidance=1, steps=20, solver="ddim").isfinite().all()
+    for solver, steps in (("ddim", 20), ("dpm", 18), ("dpm", 7)):
+        assert decoder.sample(torch.zeros(1, QUERIES, 24), guidance=1, steps=steps, solver=solver).isfinite().all()
+    for steps in (19, 20):
+        with pytest.raises(UserError, match=f"dpm cannot tell {steps} steps apart"):
+            decoder.sample(torch.zeros(1, QUERIES, 24), guidance=1, steps=steps, solver="dpm")
 
 
 def test_the_decoders_scheduler_is_the_checkpoints(parts: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -233,6 +234,38 @@ def test_one_altered_number_turns_every_notebook_red(tmp_path: Path):
     for stem, (verdict, others) in found.items():
         assert verdict == "FAILED", f"{stem}: an altered number went unnoticed ({verdict})"
         assert others and set(others) == {"PASSED"}, f"{stem}: its own outputs do not compare equal"
+
+
+UNMASKED = """
+import torch
+from transformers.models.llama import modeling_llama
+
+def see_all(inputs_embeds, past_key_values=None, **_):
+    held = 0 if past_key_values is None else past_key_values.get_seq_length()
+    batch, length = inputs_embeds.shape[:2]
+    return torch.ones(batch, 1, length, held + length, dtype=torch.bool)
+
+modeling_llama.create_causal_mask = see_all
+"""
+
+
+def test_a_model_without_its_causal_mask_turns_a_lesson_red(tmp_path: Path):
+    """A fault in the model itself, not in a stored output: the beginning of the tour, run in full."""
+    cells = nbformat.read(ROOT / "notebooks" / "00_tour.ipynb", as_version=4).cells
+    begun = [
+        next(cell for cell in cells if text in cell.source) for text in ("import torch", "pipe.draw(", "pipe.stream(")
+    ]
+    paths = []
+    for name, fault in (("whole", "torch = None"), ("unmasked", UNMASKED)):
+        first = new_code_cell(fault)
+        notebook = new_notebook(cells=[first, *map(copy.deepcopy, begun)])
+        for count, cell in enumerate(notebook.cells, start=1):
+            cell.execution_count = count
+        paths.append(tmp_path / f"{name}.ipynb")
+        nbformat.write(notebook, paths[-1])
+    found = check(paths)
+    verdicts = {name: {found[f"{name}.ipynb::Cell {index}"] for index in range(4)} for name in ("whole", "unmasked")}
+    assert verdicts["whole"] == {"PASSED"} and "FAILED" in verdicts["unmasked"], found[""]
 
 
 # -- the limits -------------------------------------------------------------------------------------------------------

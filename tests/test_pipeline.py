@@ -14,6 +14,7 @@ from minidream.events import End, Picture
 from minidream.generation import InterleavedGenerator
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
+from minidream.weights import save_manifest
 
 RED, BLUE = (Image.new("RGB", (SIDE, SIDE), color) for color in ("#c02040", "#2040c0"))
 CAPTIONS = ["a red circle", "a small blue star lies on the left.", "a"]
@@ -74,7 +75,7 @@ def test_draw_obeys_seed_guidance_steps_and_negative(pipe):
 def test_condition_is_what_the_picture_of_a_document_is_drawn_from(pipe, monkeypatch):
     documents = [Document(["a red circle"]), Document([RED, "a blue star"]), Document([BLUE, "a blue star"])]
     together = pipe.condition(documents)
-    assert together.shape == (3, QUERIES, pipe.model.config.condition_dim)
+    assert together.shape == (3, QUERIES, pipe.model.decoder.condition_dim)
     for row, document in zip(together, documents):
         torch.testing.assert_close(row[None], pipe.condition(document), atol=1e-5, rtol=1e-4)
     assert (together[1] - together[2]).abs().max() > 1e-3  # it sees the picture
@@ -150,6 +151,29 @@ def test_saved_and_opened_it_is_the_same(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     opened = MiniDreamPipeline.from_pretrained(tmp_path)
     assert difference(pipe.draw("a star", steps=2)[0], opened.draw("a star", steps=2)[0]) <= 1
+
+
+@pytest.mark.parametrize(
+    "last", ["minidream.pipeline.MiniDreamProcessor", "minidream.modeling.storage.MiniDreamConfig"]
+)
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interruption_leaves_what_was_saved_before(pipe, tmp_path, monkeypatch, last, failure):
+    def fail(*_, **__):
+        raise failure
+
+    pipe.save_pretrained(tmp_path / "kept")
+    save_manifest(tmp_path / "kept")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    changed = MiniDreamPipeline.from_pretrained(tmp_path / "kept")
+    with torch.no_grad():
+        changed.model.dream_queries.add_(1)
+    monkeypatch.setattr(f"{last}.save_pretrained", fail)
+    with pytest.raises(type(failure)):
+        changed.save_pretrained(tmp_path / "kept")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    with pytest.raises(type(failure)):
+        changed.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_from_components_fits_the_processor_to_the_parts():

@@ -22,9 +22,10 @@ from tiny import (
     tiny_pictures,
     tiny_tokenizer,
 )
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from minidream.documents import Document
+from minidream.errors import UserError
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
 from minidream.training.recipes import PRESETS
@@ -100,7 +101,7 @@ def test_2_a_cached_pass_gives_the_condition_of_a_full_pass(model: MiniDream, sp
         stream = model.embed(inputs["input_ids"], queries, inputs["patch_mask"], features)
         full = model(**inputs, image_features=features).conditions
         split %= stream.shape[1]
-        before = model.read(stream[:, :split], mask[:, :split], use_cache=True)
+        before = model.read(stream[:, :split], mask[:, :split], cache=DynamicCache())
         after = model.read(stream[:, split:], mask, cache=before.past_key_values)
         hidden = torch.cat([before.last_hidden_state, after.last_hidden_state], 1)
     torch.testing.assert_close(model.conditions(hidden, queries), full, **CLOSE)
@@ -144,7 +145,9 @@ def test_3_pictures_stay_with_their_documents_in_a_padded_batch(model: MiniDream
     torch.testing.assert_close(together[3:], conditions(model, plans[2:]), **CLOSE)
 
 
-def test_3_packed_documents_are_read_as_if_alone(model: MiniDream, processor: MiniDreamProcessor) -> None:
+def test_3_packed_documents_are_read_as_if_alone(
+    model: MiniDream, processor: MiniDreamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Conditions and losses of documents that share a row, no matter what stands beside them."""
     image = Image.fromarray(tiny_pictures(1)[0].permute(1, 2, 0).numpy())
     documents = [
@@ -168,6 +171,9 @@ def test_3_packed_documents_are_read_as_if_alone(model: MiniDream, processor: Mi
     counts = [(each.labels[:, 1:] != -100).sum() for each, _ in alone]
     mean = sum(count * out.language_loss for count, (_, out) in zip(counts, alone)) / sum(counts)
     torch.testing.assert_close(packed.language_loss, mean, **CLOSE)
+    monkeypatch.setattr(model.llm.config, "_attn_implementation", "eager")  # would add the mask, and hide nothing
+    with pytest.raises(UserError, match="attn_implementation='sdpa'"):
+        read(documents, pack=True)
 
 
 def test_4_condition_k_reacts_to_what_came_before_and_to_nothing_after(model: MiniDream) -> None:

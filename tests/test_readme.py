@@ -13,7 +13,8 @@ import pytest
 
 import minidream
 from minidream.cli import _parser
-from tools import readme
+from minidream.evaluation.candidate import digest
+from tools import readme, tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,9 +90,26 @@ def test_the_file_tree_leaves_no_part_of_the_package_out():
 
 
 def test_its_figures_and_costs_are_those_that_were_measured():
-    """`python tools/readme.py` after an evaluation or a training."""
+    """`python -m tools.readme` after an evaluation or a training."""
     assert readme.filled(README) == README
+    assert readme.EVERY.read_text(encoding="utf-8") == readme.everything()
     assert "| creation, overall |" in README and "| instruct |" in README
+
+
+@pytest.mark.parametrize("file", ["evaluation", "trust", "zero_shot", "robustness", "bench"])
+def test_its_figures_are_those_of_the_shipped_weights(file: str):
+    shipped = digest(minidream.MiniDreamPipeline.from_pretrained().model)
+    assert tables.read(f"{file}.json")["settings"]["weights"] == shipped, f"measure data/results/{file}.json anew"
+
+
+def test_a_figure_is_told_with_its_interval_and_whether_it_is_enough():
+    figure, low = {"mean": 0.9, "low": 0.85, "high": 0.95, "n": 9}, {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    assert tables.cell(None, 0.9) == "" and tables.cell(figure) == "0.900 (0.850–0.950)"
+    assert tables.cell(figure, 0.9) == "0.900 (0.850–0.950) ✓" and tables.cell(low, 0.9) == "0.500 (0.400–0.600) ✗"
+    assert tables.cell({"a": figure, "b": low, "held_out": {"a": low}}, 0.6) == "0.900 / 0.500 ✗"
+    assert tables.unseen(("creation", "teacher", "overall")) == ("creation", "teacher", "held_out", "overall")
+    assert tables.unseen(("interleaved", "thinking", "edits")) == ("interleaved", "held_out", "thinking", "edits")
+    assert tables.unseen(("comprehension", "caption", "seen")) == ("comprehension", "caption", "held_out")
 
 
 def test_its_pictures_are_there():

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from minidream.documents import Document
-from minidream.evaluation.candidate import PipelineCandidate, look
+from minidream.evaluation.candidate import PipelineCandidate, look, same
 from minidream.evaluation.comprehension import parse_caption, plain
 from minidream.evaluation.creation import trials
-from minidream.evaluation.interleaved import after_thoughts, same
+from minidream.evaluation.interleaved import after_thoughts
 from minidream.events import Picture, Thought, collect
 from minidream.pipeline import MiniDreamPipeline
 from minidream.verification import clarity

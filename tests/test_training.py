@@ -98,6 +98,16 @@ def test_a_probe_is_logged_and_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(alone.modules.weight, probed.modules.weight)
 
 
+def test_the_last_steps_are_logged_though_they_are_no_whole_window_and_kept_by_a_run_with_nothing_to_do(
+    tmp_path: Path,
+) -> None:
+    recipe = replace(RECIPE, steps=5, log_every=2)
+    record = fit(Line(), recipe, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5] and record["losses"] == {"loss": lines[-1]["loss"]}
+    assert fit(Line(), recipe, tmp_path, resume=True)["losses"] == record["losses"]
+
+
 def test_muon_moves_the_matrices_of_layers_and_adamw_the_rest() -> None:
     trained = dict(Layers().modules.named_parameters()) | {"queries": torch.nn.Parameter(torch.zeros(2, 3))}
     adamw, muon = optimizers_for(trained, replace(RECIPE, muon=True))
@@ -375,6 +385,48 @@ def test_the_parts_open_in_plain_libraries(nano: Path) -> None:
     assert CLIPModel.from_pretrained(nano / "clip").config.vision_config.image_size == 64
     llm, tokenizer = LlamaForCausalLM.from_pretrained(nano / "llm"), AutoTokenizer.from_pretrained(nano / "llm")
     assert llm.config.vocab_size == len(tokenizer)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_interrupted_stage_goes_on_to_the_same_weights(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Bit for bit, with whitening, Muon, the teacher and all that a real stage has."""
+    folder, made = FOLDERS[stage], nano / FOLDERS[stage]
+    shutil.copytree(nano, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(folder, "runs"))
+    begin = stages._task
+
+    def stopping(*given: Any) -> Any:
+        task = begin(*given)
+        batches = iter([task.batch] * 4)
+
+        def batch(rng: random.Random) -> Any:
+            for drawn in batches:
+                return drawn(rng)
+            raise KeyboardInterrupt
+
+        task.batch = batch
+        return task
+
+    monkeypatch.setattr(stages, "_task", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, "nano", tmp_path)
+    assert len(logged(tmp_path / "runs" / stage)) == 2 and not (tmp_path / folder).exists()
+    monkeypatch.setattr(stages, "_task", begin)
+    train(stage, "nano", tmp_path, resume=True)
+    assert logged(tmp_path / "runs" / stage) == logged(nano / "runs" / stage)
+    weights = [file.relative_to(made) for file in made.rglob("*.safetensors")]
+    assert weights
+    for file in weights:
+        once, twice = load_file(made / file), load_file(tmp_path / folder / file)
+        assert all(torch.equal(value, twice[name]) for name, value in once.items()), file
+
+
+def test_nano_is_an_integration_test_that_one_waits_for(nano: Path) -> None:
+    records = [
+        json.loads((nano / folder / "training.json").read_text()) for folder in FOLDERS.values() if folder != "vae"
+    ]
+    assert sum(record["seconds"] for record in records) < 90
 
 
 def test_a_stage_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_path: Path) -> None:

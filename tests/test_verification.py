@@ -13,7 +13,7 @@ from minidream.errors import UserError
 from minidream.events import End, TextPiece, to_image
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
-from minidream.verification import Verdict, clarity, differences
+from minidream.verification import Verdict, attributes, clarity, differences
 
 A, B, C = (to_image(pixels) for pixels in tiny_pictures(3))
 
@@ -51,6 +51,20 @@ def test_differences_are_runs_of_words():
     told = "Top left: red circle; top right: blue star. Background: grey."
     assert differences(told, "Top left: red circle. Background: grey.") == (("top right blue star", ""),)
     assert differences("", "mud") == (("", "mud"),)
+
+
+def test_attributes_are_the_facts_that_differ():
+    told = "Top left: large red circle; top right: small blue star. Background: grey."
+    read = "Top left: large blue ring; bottom left: small blue star. Background: white."
+    assert attributes(told, told) == ()
+    assert attributes(told, read) == (
+        ("top left: color", "red", "blue"),
+        ("top left: shape", "circle", "ring"),
+        ("top right: thing", "small blue star", "nothing"),
+        ("bottom left: thing", "nothing", "small blue star"),
+        ("background", "grey", "white"),
+    )
+    assert Verdict(0, 1, 0.1, told, "mud").attributes == ()
 
 
 def test_a_picture_is_compared_with_what_was_asked_and_not_with_what_earlier_ones_show(scripted):

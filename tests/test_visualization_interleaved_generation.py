@@ -12,8 +12,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from minidream.documents import Document
+from minidream.errors import UserError
 from minidream.evaluation.candidate import look
-from minidream.events import End, Event, Picture, PictureComing, TextPiece
+from minidream.events import End, Event, Picture, PictureComing, Preview, TextPiece
 from minidream.teaching.interleaved_generation import (
     answers,
     blind,
@@ -28,6 +29,7 @@ from minidream.teaching.interleaved_generation import (
     in_context,
     last_pictures,
     misled,
+    narrowed,
     swapped,
     three_pictures,
     timed,
@@ -128,14 +130,17 @@ def test_reader_and_model_write_in_turn_and_take_back():
     pipe = Author(PictureComing(0), Picture(0, RED), TextPiece(0, "too late"), End(0, "eos"))
     desk = Desk(pipe, "A star.", steps=3)
     desk.go_on.click()
+    desk.wait()
     assert desk.story == Document(["A star.", RED]) and desk.own == {1}
     desk.seed.value, desk.temperature.value, desk.sentence.value = 7, 0.5, " It turns blue. "
     desk.say.click()
     desk.go_on.click()
+    desk.wait()
     assert desk.story == Document(["A star.", RED, "It turns blue.", RED]) and desk.sentence.value == ""
     assert desk.label.value == "2 texts, 2 pictures" and desk.page.value.count("<img") == 2
     # Its own picture is dreamed and seen, what the reader gave is given.
-    assert pipe.asked[1] == ("A star. <picture> It turns blue.", [{0, 2}], {"steps": 3, "seed": 7, "temperature": 0.5})
+    drawn = {"steps": 3, "preview_every": 4}
+    assert pipe.asked[1] == ("A star. <picture> It turns blue.", [{0, 2}], {**drawn, "seed": 7, "temperature": 0.5})
     for _ in range(5):
         desk.back.click()
     assert desk.story == Document(["A star."]) and desk.own == frozenset() and desk.label.value == "1 texts, 0 pictures"
@@ -154,7 +159,41 @@ def test_an_empty_sentence_says_nothing_and_two_in_a_row_stay_apart():
 def test_the_models_words_after_the_readers_are_the_readers_part():
     desk = Desk(Author(TextPiece(0, " All is"), TextPiece(0, " quiet."), End(0, "eos")), "A star.")
     desk.go_on.click()
+    desk.wait()
     assert desk.story.parts == ["A star. All is quiet."] and desk.own == frozenset()
+
+
+def test_stopped_it_keeps_the_story_so_far_and_goes_on_when_asked():
+    class Slow(Author):
+        def stream(self, *given: Any, **options: Any) -> Iterator[Event]:
+            assert desk.go_on.disabled and not desk.stop.disabled
+            for event in super().stream(*given, **options):
+                yield event
+                desk.stop.click()
+
+    desk = Desk(Slow(TextPiece(0, " All"), Preview(0, 4, RED), Picture(0, RED), End(0, "eos")), "A star.")
+    assert desk.stop.disabled
+    desk.go_on.click()
+    desk.wait()
+    assert desk.story.parts == ["A star. All"] and desk.stop.disabled and not desk.go_on.disabled
+    desk.back.click()
+    assert desk.story.parts == ["A star."]
+    desk.pipe = Author(Preview(0, 4, RED), Picture(0, RED))
+    desk.go_on.click()
+    desk.wait()
+    assert desk.story.parts == ["A star.", RED] and desk.page.value.count("<img") == 1
+
+
+def test_what_the_model_cannot_do_is_said_at_the_desk():
+    class Full(Author):
+        def stream(self, *_: Any, **__: Any) -> Iterator[Event]:
+            raise UserError("the prompt has more tokens than the context holds: shorten it")
+            yield
+
+    desk = Desk(Full(), "A star.")
+    desk.go_on.click()
+    desk.wait()
+    assert "shorten it" in desk.label.value and desk.story.parts == ["A star."]
 
 
 def change(thing: Thing, **facts: str) -> Scene:
@@ -225,6 +264,12 @@ def test_controls_take_the_picture_away_or_exchange_it_and_keep_the_truth():
     assert exchanged(ours, theirs).document_plan == [*theirs.document_plan[:3], BOTH] and exchanged(ours, ours) == ours
 
 
+def test_a_name_that_several_pictures_bind_may_have_only_the_first():
+    plan = ["There is a dax here:", BOTH, "And here:", GREEN, "And here:", BOTH, "Draw a dax.", GREEN]
+    narrow = narrowed(Story(plan, "subject", given=7))
+    assert narrow.document_plan == [*plan[:2], *plan[6:]] and narrow.given == 3
+
+
 def test_two_names_have_each_others_pictures_and_the_truth_stays():
     told = Story(["This is a dax:", GREEN, "This is a wugu:", BOTH, "Draw both.", GREEN], "composition", given=5)
     assert swapped(told).document_plan == ["This is a dax:", BOTH, "This is a wugu:", GREEN, "Draw both.", GREEN]
@@ -232,7 +277,7 @@ def test_two_names_have_each_others_pictures_and_the_truth_stays():
 
 def test_every_task_has_its_documents():
     tasks = in_context(2)
-    assert len(tasks) == 6 and all(len(told) == 2 for told in tasks.values())
+    assert len(tasks) == 10 and all(len(told) == 2 for told in tasks.values())
     assert [a.scenes[-1] for a in tasks["two names composed"]] == [
         b.scenes[-1] for b in tasks["two names, pictures swapped"]
     ]

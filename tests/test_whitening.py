@@ -32,6 +32,15 @@ def test_a_layer_says_the_same_before_between_and_after() -> None:
     unwhiten(layer)  # of a plain layer: nothing to do
 
 
+def test_what_is_trained_at_half_precision_is_what_is_saved() -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    whiten(layer, states_of())
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer.weight.detach().clone()
+    unwhiten(layer)
+    assert trained.dtype == torch.float32 and torch.equal(trained, layer.weight)
+
+
 def test_what_is_read_is_white_but_for_the_ridge() -> None:
     states = states_of()
     white = states @ Whitened(states).whitener

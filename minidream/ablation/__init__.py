@@ -35,7 +35,7 @@ def file_of(name: str) -> Path:
 
 def ablate(
     name: str,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] | None = None,
     file: Path | None = None,
     preset: str = "mini",
     weights: Path | None = None,
@@ -45,13 +45,15 @@ def ablate(
 
     Each run is written when it is finished; one that another grid's file beside it holds is taken over. `weights`: a
     folder as `minidream train all` fills it (the shipped weights if None). `queries`: other numbers of them for the
-    grid "queries".
+    grid "queries". `seeds`: 0 to 2 if None, 0 to 4 for "synergy", whose paired test needs them.
 
     Raises `UserError` for an unknown grid or preset, seeds that are no whole numbers, or too many for the test of
     "synergy", numbers of queries that are not possible, weights that are not there, or a file of another version or
     other settings; nothing is overwritten then.
     """
     varied, budget = settings_of(name, queries), budget_of(name, preset)
+    if seeds is None:
+        seeds = range(5 if name == "synergy" else 3)
     if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
         raise UserError(f"seeds are whole numbers from 0, as in --seeds 0 1 2, not {list(seeds)}")
     from minidream.ablation.results import Results

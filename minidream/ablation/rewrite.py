@@ -17,10 +17,10 @@ from PIL import Image
 
 from minidream.ablation.grids import Budget, Variables
 from minidream.documents import Document
-from minidream.evaluation.candidate import PipelineCandidate
+from minidream.evaluation.candidate import PipelineCandidate, same
 from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.creation import stable_diffusion
-from minidream.evaluation.interleaved import follow, kept, same, stories
+from minidream.evaluation.interleaved import follow, kept, stories
 from minidream.evaluation.statistics import Leaf, proportion
 from minidream.pipeline import MiniDreamPipeline
 from minidream.training.loop import machine
@@ -65,7 +65,7 @@ def run(budget: Budget, variables: Variables, seed: int, parts: Path) -> dict[st
     return found | {
         "seconds": round(time.perf_counter() - began, 1),
         "threads": torch.get_num_threads(),
-        "machine": machine(),
+        "machine": machine(pipe.model.device),
     }
 
 

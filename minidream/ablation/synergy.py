@@ -19,7 +19,7 @@ import torch
 
 from minidream.ablation.grids import AFTER, DOCUMENTS, LEARNS, SHOWN, Budget, Variables
 from minidream.evaluation import comprehension, creation, interleaved
-from minidream.evaluation.candidate import Candidate, PipelineCandidate, dice
+from minidream.evaluation.candidate import Candidate, PipelineCandidate, dice, same
 from minidream.evaluation.statistics import Leaf, paired, proportion, sign_flip
 from minidream.pipeline import MiniDreamPipeline
 from minidream.training.dream import DreamTask
@@ -117,6 +117,7 @@ def recipe_of(budget: Budget, variables: Variables, seed: int) -> tuple[Sizes, R
         language_weight=language,
         dream_weight=dream,
         dream_delta=0.0,  # the paper's squared error
+        dream_draws=3,
         mixture=DOCUMENTS[variables["documents"]],
         seed=seed,
         log_every=budget.every,
@@ -173,4 +174,4 @@ def _sees(candidate: Candidate, n: int) -> dict[str, Leaf]:
 def _edits(candidate: Candidate, n: int) -> Leaf:
     rng = dice(0, "ablation", "synergy", "edits")
     drawn = interleaved.follow(candidate, [edit(rng, things=1) for _ in range(n)], 0)
-    return proportion([interleaved.same(truth, shown) for ((truth, shown),) in drawn])
+    return proportion([same(truth, shown) for ((truth, shown),) in drawn])

@@ -2,7 +2,8 @@
 
 | part          | what                                                                              |
 |---------------|-----------------------------------------------------------------------------------|
-| creation      | GenEval's six categories, seen and held out, beside the teacher; FID, CLIP score  |
+| creation      | GenEval's six categories, seen and held out, beside the teacher; the decoder's    |
+|               | ceiling; FID, CLIP score, diversity                                               |
 | comprehension | captions by exact scene, questions by type, POPE                                  |
 | interleaved   | where pictures belong, whole stories, facts only a picture holds, edits, names,   |
 |               | a reader's own picture; most of these again with thoughts (`think`);              |
@@ -41,11 +42,14 @@ Measure = Callable[[Sections], Iterator[tuple[str, dict[str, Any]]]]  # gives ea
 ASKED: dict[tuple[str, ...], float] = {
     ("creation", "seen"): 0.95,
     ("creation", "held_out"): 0.85,
+    ("creation", "decoder"): 0.995,
     ("comprehension", "caption", "seen"): 0.95,
     ("comprehension", "caption", "held_out"): 0.85,
     ("comprehension", "vqa", "seen"): 0.97,
     ("comprehension", "vqa", "held_out"): 0.90,
-    ("comprehension", "pope"): 0.98,
+    ("comprehension", "pope", "random"): 0.98,
+    ("comprehension", "pope", "popular"): 0.98,
+    ("comprehension", "pope", "adversarial"): 0.98,
     ("interleaved", "placement"): 0.99,
     ("interleaved", "pictures"): 0.90,
     ("interleaved", "picture_only_facts"): 0.90,
@@ -156,7 +160,8 @@ def _sections(candidate: Candidate, settings: dict[str, Any], folders: dict[str,
     clip, painter, llm = (folders.get(part) for part in FOLDERS)
     sections: list[tuple[str, Callable[[], dict[str, Any]]]] = [
         ("creation/seen", lambda: creation.seen(candidate, n, seed, clip)),
-        ("creation/held_out", lambda: creation.held_out(candidate, n, seed)),
+        ("creation/held_out", lambda: creation.held_out(candidate, n, seed, clip)),
+        ("creation/decoder", lambda: creation.decoder(candidate, n, seed)),
         ("creation/teacher", lambda: creation.teacher(painter, n, seed, settings["guidance"], settings["steps"])),
         ("comprehension/caption", lambda: comprehension.caption(candidate, n, seed)),
         ("comprehension/vqa", lambda: comprehension.vqa(candidate, n, seed)),
@@ -271,7 +276,7 @@ def table(result: dict[str, Any]) -> str:
     rows = [("figure", "mean", "95 % interval", "n", "asked", "")]
     for path, found in figures(result):
         least = asked(path)
-        name, wanted = " / ".join(path).replace("_", " "), "" if least is None else f">= {least:.2f}"
+        name, wanted = " / ".join(path).replace("_", " "), "" if least is None else f">= {least:.3f}"
         if found is None:
             rows.append((name, "not measured", "", "", wanted, ""))
             continue

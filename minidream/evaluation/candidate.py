@@ -18,10 +18,12 @@ from PIL import Image
 from transformers import AutoModelForCausalLM
 
 from minidream.agreement import Agreement, agreement
+from minidream.batch import IGNORED
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.events import End, collect, to_image
 from minidream.explanation import Explanation
+from minidream.generation import MOST_TOLD
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
 from minidream.verification import Verdict, until_bracket
@@ -29,6 +31,7 @@ from minidream.world.corpora import OPENING
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 
+HALVES = {"seen": False, "held_out": True}  # of what is examined: whether training holds out what it is about
 BATCH = 64  # pictures or documents at once: enough to fill a core, small enough for a laptop
 
 
@@ -45,6 +48,9 @@ class Candidate(Protocol):
     def draw(self, captions: list[str], seed: int) -> list[Image.Image]:
         """A picture for each caption, from noise that `seed` and its index decide."""
 
+    def rebuild(self, pictures: list[Image.Image]) -> list[Image.Image]:
+        """Each picture as its image decoder encodes and decodes it: the ceiling of all that it draws."""
+
     def caption(self, pictures: list[Image.Image]) -> list[str]:
         """A caption for each picture."""
 
@@ -56,7 +62,7 @@ class Candidate(Protocol):
         pictures are the candidate's own."""
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
-        """What the picture that comes next in each document is to show, in words."""
+        """What the picture that comes next in each document is to show, in words; "" where there is no room for any."""
 
     def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
         """What the candidate writes and draws after each opening, until it ends by itself."""
@@ -96,6 +102,11 @@ def look(pictures: Sequence[Image.Image]) -> list[Scene | None]:
     return read_batch(np.stack([np.asarray(fit_picture(picture, SIDE)) for picture in pictures]))
 
 
+def same(truth: Scene, shown: Scene | None) -> bool:
+    """Whether a picture shows all facts of the truth and nothing else."""
+    return shown is not None and shown.facts() == truth.facts()
+
+
 class PipelineCandidate:
     """A `MiniDreamPipeline` as a candidate, with `guidance` and `steps` for all it draws."""
 
@@ -108,6 +119,13 @@ class PipelineCandidate:
             seeds = [seed + len(drawn) + i for i in range(len(some))]
             drawn += self.pipe.draw(list(some), guidance=self.guidance, steps=self.steps, seed=seeds)
         return drawn
+
+    def rebuild(self, pictures: list[Image.Image]) -> list[Image.Image]:
+        decoder, made = self.pipe.model.decoder, []
+        for some in batches(pictures):
+            shown = torch.stack([self.pipe.processor.picture(picture) for picture in some])  # (B, 3, H, W) uint8
+            made += [to_image(pixels) for pixels in decoder.rebuild(shown)]
+        return made
 
     def caption(self, pictures: list[Image.Image]) -> list[str]:
         return list(self.pipe.caption(pictures))
@@ -151,7 +169,13 @@ class PipelineCandidate:
         return drawn
 
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
-        return until_bracket(self.pipe, [document + Document([OPENING]) for document in documents], given)
+        """As the loop does it: nothing is told where the context has no room for it, and for the picture."""
+        processor = self.pipe.processor
+        room = processor.max_length - processor.picture_length - len(processor.encode(OPENING)) - MOST_TOLD
+        told = {i for i, (doc, start) in enumerate(zip(documents, given)) if processor.length(doc, range(start)) < room}
+        prompts = [documents[i] + Document([OPENING]) for i in sorted(told)]
+        said = iter(until_bracket(self.pipe, prompts, [given[i] for i in sorted(told)]))
+        return [next(said) if i in told else "" for i in range(len(documents))]
 
     def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
         written = [Document() for _ in openings]
@@ -171,9 +195,9 @@ class PipelineCandidate:
         placed: list[bool] = []
         for some in batches(list(zip(documents, given, strict=True))):
             batch, out = self._read([document for document, _ in some], [start for _, start in some], finished=True)
-            dream = self.pipe.processor.tokenizer.convert_tokens_to_ids("<dream>")
+            dream = self.pipe.processor.dream
             said, due = out.logits[:, :-1].argmax(-1), batch.labels[:, 1:]  # (B, L - 1)
-            wrong = ((said == dream) != (due == dream)) & (due != -100)
+            wrong = ((said == dream) != (due == dream)) & (due != IGNORED)
             placed += (~wrong.any(1)).tolist()
         return placed
 
@@ -188,7 +212,7 @@ class PipelineCandidate:
             logits = read(batch.input_ids, batch.attention_mask).logits[:, :-1].float()  # (B, L - 1, V)
             due = batch.labels[:, 1:]
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), due, reduction="none").sum(1)  # (B,)
-            found += [Surprise(loss, count) for loss, count in zip(losses.tolist(), (due != -100).sum(1).tolist())]
+            found += [Surprise(loss, count) for loss, count in zip(losses.tolist(), (due != IGNORED).sum(1).tolist())]
         return found
 
     def verify(self, documents: list[Document], given: list[int]) -> list[Verdict]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minidream.documents import Document
-from minidream.evaluation.candidate import Candidate, dice, look
-from minidream.evaluation.interleaved import same, stories
+from minidream.evaluation.candidate import Candidate, dice, look, same
+from minidream.evaluation.interleaved import by_part, stories
 from minidream.evaluation.statistics import Leaf, proportion
 from minidream.world.follow import outcome
 from minidream.world.scene import Scene, Thing
@@ -50,10 +50,14 @@ def consistency(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """Of `n` documents that the candidate wrote, the shares of which all `sentences` make sense, of which all
     `pictures` are right, and of which the whole `documents` are; drawn at once, and, under `thinking`, after thoughts.
     """
-    told = stories("story", n, seed)
+    return by_part("consistency", lambda part: _consistent(candidate, n, seed, part))
+
+
+def _consistent(candidate: Candidate, n: int, seed: int, part: str) -> dict[str, Any]:
+    told = stories("story", n, seed, part)
     noise = dice(seed, "interleaved", "consistency").randrange(2**31)
     at_once, thinking = (_written(candidate, told, noise, think) for think in (False, True))
-    return {"consistency": {**at_once, "thinking": thinking}}
+    return {**at_once, "thinking": thinking}
 
 
 def _written(candidate: Candidate, told: list[Story], seed: int, think: bool) -> dict[str, Leaf]:

@@ -1,7 +1,7 @@
-"""Does the picture show what was asked? GenEval's six categories by the exact reader, FID and CLIP score beside them.
+"""Does the picture show what was asked? GenEval's six categories by the exact reader; FID, CLIP score and diversity.
 
-The teacher is plain diffusers' `StableDiffusionPipeline` with the text encoder that MiniDream leaves out: the ceiling
-of what the frozen decoder can draw. Taught in notebook 09.
+The teacher is plain diffusers' `StableDiffusionPipeline` with the text encoder that MiniDream leaves out: what
+the frozen decoder draws from the text it was trained with. Taught in notebook 09.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minidream.errors import UserError
-from minidream.evaluation.candidate import Candidate, batches, dice, look
+from minidream.evaluation.candidate import Candidate, batches, dice, look, same
 from minidream.evaluation.statistics import GROUPS, Leaf, bootstrap, jackknife, proportion
 from minidream.modeling.diffusion import SOLVERS
 from minidream.modeling.loading import load_part
 from minidream.sampling import SamplingOptions
 from minidream.world.draw import draw_batch
 from minidream.world.prompts import CATEGORIES, Constraint, creation_prompt
-from minidream.world.scene import Scene
+from minidream.world.scene import PLACES, Scene, random_scene
 
 Draw = Callable[[list[str], int], list[Image.Image]]
 Trial = tuple[str, Constraint]
@@ -76,15 +76,26 @@ def _facts(scene: Scene) -> dict[str, Any]:
 
 
 def seen(candidate: Candidate, n: int, seed: int, clip: Path | None) -> dict[str, Any]:
-    """Prompts like training's: `{"seen": categories, "fid", "clip_score"}`; null where what it takes is missing."""
+    """Prompts like training's: `{"seen": categories}` and their `quality`; null where what it takes is missing."""
     asked = trials(n, seed, held_out=False)
     shares, pictures = grade(candidate.draw, asked, noise_seed(seed, "seen"))
     return {"seen": shares} | quality(clip, pictures, asked)
 
 
-def held_out(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
-    """Prompts about pairs and relations that training never shows: `{"held_out": categories}`."""
-    return {"held_out": grade(candidate.draw, trials(n, seed, held_out=True), noise_seed(seed, "held-out"))[0]}
+def held_out(candidate: Candidate, n: int, seed: int, clip: Path | None) -> dict[str, Any]:
+    """Prompts about pairs and relations that training never shows: `{"held_out": categories, "held_out_quality"}`."""
+    asked = trials(n, seed, held_out=True)
+    shares, pictures = grade(candidate.draw, asked, noise_seed(seed, "held-out"))
+    return {"held_out": shares, "held_out_quality": quality(clip, pictures, asked)}
+
+
+def decoder(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
+    """The ceiling: `n` scenes of each number of things, of which the true pictures, encoded and decoded by the image
+    decoder's VAE, are read back exactly: `{"decoder": share}`."""
+    rng = dice(seed, "creation", "decoder")
+    scenes = [random_scene(rng, count) for count in range(1, len(PLACES) + 1) for _ in range(n)]
+    shown = look(candidate.rebuild([Image.fromarray(pixels) for pixels in draw_batch(scenes)]))
+    return {"decoder": proportion([same(scene, each) for scene, each in zip(scenes, shown, strict=True)])}
 
 
 def teacher(folder: Path | None, n: int, seed: int, guidance: float, steps: int) -> dict[str, Any]:
@@ -159,9 +170,11 @@ class ClipFeatures(nn.Module):
 
 
 def quality(folder: Path | None, pictures: list[Image.Image], asked: list[Trial]) -> dict[str, Leaf | None]:
-    """FID to the true pictures of the same prompts, and CLIP score: 100 times the cosine of caption and picture."""
+    """`fid` to the true pictures of the same prompts; `clip_score`, 100 times the cosine of caption and picture; and
+    `diversity`, how far apart the pictures are over how far apart the true ones are: 1 for as varied, 0 for all alike.
+    """
     if folder is None:
-        return {"fid": None, "clip_score": None}
+        return {"fid": None, "clip_score": None, "diversity": None}
     clip = ClipFeatures(folder)
     side = clip.clip.config.vision_config.image_size
     arrays = np.stack([np.asarray(picture.resize((side, side))) for picture in pictures])
@@ -174,12 +187,21 @@ def quality(folder: Path | None, pictures: list[Image.Image], asked: list[Trial]
     )
     texts = torch.cat([clip.texts([prompt for prompt, _ in some]) for some in batches(asked, 256)])
     agreement = 100 * torch.cosine_similarity(made, texts).clamp(min=0)
-    try:
-        fid = jackknife(len(made), lambda index: frechet(real[index], made[index])) if len(made) >= 2 * GROUPS else None
-    except UserError as missing:
-        print(f"minidream: FID is not measured: {missing}", file=sys.stderr)
-        fid = None
-    return {"fid": fid, "clip_score": bootstrap(agreement.double().numpy())}
+    fid = diversity = None
+    if len(made) >= 2 * GROUPS:
+        diversity = jackknife(len(made), lambda index: spread(made[index]) / spread(real[index]))
+        try:
+            fid = jackknife(len(made), lambda index: frechet(real[index], made[index]))
+        except UserError as missing:
+            print(f"minidream: FID is not measured: {missing}", file=sys.stderr)
+    return {"fid": fid, "clip_score": bootstrap(agreement.double().numpy()), "diversity": diversity}
+
+
+def spread(features: Tensor) -> float:
+    """The mean cosine distance, 0 to 2, of all pairs among features (N, D), N > 1."""
+    directions = torch.nn.functional.normalize(features.double(), dim=1)
+    count = len(directions)
+    return float((count**2 - directions.sum(0).square().sum()) / (count * (count - 1)))
 
 
 def frechet(real: Tensor, made: Tensor) -> float:
@@ -187,7 +209,7 @@ def frechet(real: Tensor, made: Tensor) -> float:
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
     except ImportError:
-        raise UserError("FID needs torchmetrics: install it with `pip install -e .[dev]`") from None
+        raise UserError("FID needs torchmetrics: install it with `pip install -e .[notebooks]`") from None
     given = nn.Identity()
     given.num_features = real.shape[1]  # type: ignore[assignment]
     metric = FrechetInceptionDistance(feature=given)

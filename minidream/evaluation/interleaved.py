@@ -16,7 +16,7 @@ import numpy as np
 
 from minidream.agreement import AGREES
 from minidream.documents import Document
-from minidream.evaluation.candidate import Candidate, dice, look
+from minidream.evaluation.candidate import HALVES, Candidate, dice, look, same
 from minidream.evaluation.comprehension import plain
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
 from minidream.pipeline import STRIDE
@@ -26,13 +26,11 @@ from minidream.world.questions import few_shot as ask_by_example
 from minidream.world.scene import Scene
 from minidream.world.tell import KINDS, Question, Story
 
-PARTS = {"seen": False, "held_out": True}
-
 
 def stories(kind: str, n: int, seed: int, part: str = "seen") -> list[Story]:
     """`n` fresh stories of a kind of `KINDS`."""
     rng = dice(seed, "interleaved", part, kind)
-    return [KINDS[kind](rng, PARTS[part]) for _ in range(n)]
+    return [KINDS[kind](rng, HALVES[part]) for _ in range(n)]
 
 
 Step = Callable[[Candidate, list[Document], list[int], int], list[Document]]  # what each document goes on with
@@ -49,7 +47,7 @@ def after_thoughts(
     """What the candidate tells itself to draw, and the picture drawn after its own words; anew, up to `tries` times in
     all, if it does not read them there (the options `think` and `tries`)."""
     told = candidate.tell_next(documents, given)
-    thoughts = [Document([OPENING, words + CLOSING]) for words in told]
+    thoughts = [Document([OPENING, words + CLOSING]) if words else Document() for words in told]
     begun = [document + thought for document, thought in zip(documents, thoughts)]
     best = candidate.draw_next(begun, given, seed)
     fits = candidate.agree(best, told) if tries > 1 else []
@@ -94,11 +92,6 @@ def follow(
             places[i] += 1
 
 
-def same(truth: Scene, shown: Scene | None) -> bool:
-    """Whether a picture shows all facts of the truth and nothing else."""
-    return shown is not None and shown.facts() == truth.facts()
-
-
 def kept(truth: Scene, shown: Scene | None) -> bool:
     """Whether a picture keeps what no text told: the background, and the size of the thing in each place."""
     if shown is None:
@@ -110,7 +103,7 @@ def kept(truth: Scene, shown: Scene | None) -> bool:
 def placement(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of true stories in which the candidate, after each word, would begin a picture where one stands and
     nowhere else."""
-    return _by_part("placement", lambda part: proportion(_placed(candidate, stories("story", n, seed, part))))
+    return by_part("placement", lambda part: proportion(_placed(candidate, stories("story", n, seed, part))))
 
 
 def _placed(candidate: Candidate, told: list[Story]) -> list[bool]:
@@ -120,7 +113,7 @@ def _placed(candidate: Candidate, told: list[Story]) -> list[bool]:
 def orders(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of the reader's pictures with an order ("Make the star green.") or a sentence that changes them ("The
     star turns green.") after which the candidate would begin a picture at once."""
-    return _by_part("orders", lambda part: proportion(_begun(candidate, n, seed, part)))
+    return by_part("orders", lambda part: proportion(_begun(candidate, n, seed, part)))
 
 
 def _begun(candidate: Candidate, n: int, seed: int, part: str) -> list[bool]:
@@ -143,13 +136,13 @@ THOUGHT = ("pictures", "picture_only_facts", "edits", "made_up_names", "continue
 
 def followed(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of documents in which *every* picture is right; `name` is one of `FOLLOWED`."""
-    return _by_part(name, lambda part: _right(name, candidate, n, seed, part))
+    return by_part(name, lambda part: _right(name, candidate, n, seed, part))
 
 
 def thinking(name: str, candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The same, where the candidate tells itself before each picture what it is to draw, and looks whether it did;
     `name` is one of `THOUGHT`."""
-    return _by_part("thinking", lambda part: {name: _right(name, candidate, n, seed, part, after_thoughts)})
+    return by_part("thinking", lambda part: {name: _right(name, candidate, n, seed, part, after_thoughts)})
 
 
 def _right(name: str, candidate: Candidate, n: int, seed: int, part: str, step: Step = at_once) -> Leaf:
@@ -158,7 +151,7 @@ def _right(name: str, candidate: Candidate, n: int, seed: int, part: str, step: 
     return proportion([all(right(truth, shown) for truth, shown in story) for story in drawn])
 
 
-def _by_part(name: str, figure: Callable[[str], Any]) -> dict[str, Any]:
+def by_part(name: str, figure: Callable[[str], Any]) -> dict[str, Any]:
     """The figure on what training shows, and under `held_out` that on what it never shows."""
     return {name: figure("seen"), "held_out": {name: figure("held_out")}}
 
@@ -169,12 +162,12 @@ SHOTS = (0, 1, 2, 4)
 def shots(count: int, n: int, seed: int, part: str) -> list[list[tuple[Scene, Question]]]:
     """`n` times `count` answered questions and one to answer."""
     rng = dice(seed, "interleaved", part, "few_shot", str(count))
-    return [ask_by_example(rng, count, PARTS[part]) for _ in range(n)]
+    return [ask_by_example(rng, count, HALVES[part]) for _ in range(n)]
 
 
 def few_shot(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of right answers to a question of which only the answers before say what it means, by their number."""
-    return _by_part(
+    return by_part(
         "few_shot", lambda part: {f"{k}": proportion(_answered(candidate, shots(k, n, seed, part))) for k in SHOTS}
     )
 

@@ -14,7 +14,8 @@ from typing import Any
 from minidream.errors import UserError
 from minidream.evaluation import Sections
 
-_SECTIONS: Sections = {}  # of a worker
+_SECTIONS: Sections = {}  # of a worker, and
+_OPENED: list[Callable[[], Sections]] = []  # what opens them
 
 
 def at_once(processes: int, opened: Callable[[], Sections], sections: Sections) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -49,8 +50,10 @@ def _begin(opened: Callable[[], Sections], threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    _SECTIONS.update(opened())
+    _OPENED[:] = [opened]
 
 
 def _measure(name: str) -> dict[str, Any]:
+    if not _SECTIONS:  # here, so that the error of a model that cannot be opened comes back
+        _SECTIONS.update(_OPENED[0]())
     return _SECTIONS[name]()

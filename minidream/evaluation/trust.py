@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from minidream.documents import Document
-from minidream.evaluation.candidate import Candidate, dice, look
+from minidream.evaluation.candidate import Candidate, dice, look, same
 from minidream.evaluation.creation import trials
-from minidream.evaluation.interleaved import follow, same, stories
+from minidream.evaluation.interleaved import follow, stories
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
 from minidream.explanation import Explanation
 from minidream.verification import Verdict, differences

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from minidream.documents import Document
-from minidream.evaluation.candidate import Candidate, dice, look
+from minidream.evaluation.candidate import Candidate, dice, look, same
 from minidream.evaluation.comprehension import plain
-from minidream.evaluation.interleaved import same, stories
+from minidream.evaluation.interleaved import stories
 from minidream.evaluation.statistics import proportion
 from minidream.world.corpora import render
 from minidream.world.scene import Scene
@@ -24,8 +24,8 @@ from minidream.world.tell import QUESTION_TYPES, ask
 def story_questions(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """The share of right answers `after_story`, and about the same pictures `alone`."""
     rng, types = dice(seed, "zero-shot", "questions"), list(QUESTION_TYPES)
-    documents = [render(story.document_plan) for story in stories("story", n, seed)]
-    scenes = [story.scenes[-1] for story in stories("story", n, seed)]
+    told = stories("story", n, seed)
+    documents, scenes = [render(story.document_plan) for story in told], [story.scenes[-1] for story in told]
     asked = [ask(scene, types[number % len(types)], rng) for number, scene in enumerate(scenes)]
     found = {}
     for name, shown in (("after_story", documents), ("alone", [document.pictures[-1] for document in documents])):

@@ -33,7 +33,10 @@ class AttentionMaps:
 
     @torch.no_grad()
     def catch(self, name: str, layer: Any, hidden: Tensor, context: Tensor) -> None:
-        """Keep a layer's attention of hidden states (B, N, C) over a context (B, Q, D), for the last M of B."""
+        """Keep a layer's attention of hidden states (B, N, C) over a context (B, Q, D), for the last M of B, which is
+        M or 2 M. Raises `UserError` for another number."""
+        if len(hidden) not in (self.pictures, 2 * self.pictures):
+            raise UserError(f"{self.pictures} pictures were to be caught: draw as many at once")
         hidden, context = hidden[-self.pictures :], context[-self.pictures :]
         query, key = layer.head_to_batch_dim(layer.to_q(hidden)), layer.head_to_batch_dim(layer.to_k(context))
         scores = layer.get_attention_scores(query, key)  # (M * heads, N, Q), each place's shares add up to 1
@@ -45,7 +48,7 @@ class AttentionMaps:
         A layer of lower resolution is enlarged by repeating its values ("nearest"), so no share is made up between
         two places. Where layers differ in their number of heads (Stable Diffusion 2), heads are averaged to one.
 
-        Raises `UserError` if nothing was caught, or not that many pictures.
+        Raises `UserError` if nothing was caught, or for a picture that was not to be.
         """
         if not self._caught:
             raise UserError("no attention was caught: draw inside `with capture_attention(unet) as maps:`")
@@ -60,7 +63,7 @@ class AttentionMaps:
 
 @contextmanager
 def capture_attention(unet: Any, pictures: int = 1) -> Iterator[AttentionMaps]:
-    """Catch the cross-attention of every call of `unet` inside the block, for `pictures` drawn at once.
+    """Catch the cross-attention of every call of `unet` inside the block, for `pictures` drawn at once: as many as are.
 
     With guidance the UNet sees each picture twice, first under the null condition; only the conditional half is kept.
     `with capture_attention(pipe.model.decoder.unet) as maps: pipe.draw(caption)`, then `maps.of(0)`.

@@ -39,11 +39,6 @@ class MiniDreamConfig(PretrainedConfig):
     components: dict[str, str] | None = None
 
     @property
-    def condition_dim(self) -> int:
-        """D of the UNet's cross-attention."""
-        return int(self.unet_config["cross_attention_dim"]) if self.unet_config else 0
-
-    @property
     def image_size(self) -> int:
         """Side in pixels of the pictures that the image decoder makes."""
         if not self.unet_config or not self.vae_config:

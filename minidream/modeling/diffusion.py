@@ -82,6 +82,10 @@ class ImageDecoder(nn.Module):
         pixels = self.vae.decode(codes.to(self.vae.dtype)).sample.float()
         return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
+    def rebuild(self, pictures: Tensor) -> Tensor:
+        """Pictures (M, 3, H, W), uint8, encoded and decoded: what the VAE makes of them."""
+        return self.decode(self.encode(pictures))
+
     def loss(
         self,
         latents: Tensor,
@@ -146,7 +150,8 @@ class ImageDecoder(nn.Module):
         Guidance 1 asks the condition alone, guidance 0 the `null_condition` (1 or M, Q, D) alone. One (CPU) generator a
         picture, so that a picture depends on its seed and not on its batch. `callback(step, z_0 as now foreseen)`.
 
-        Raises `UserError` for an unknown solver, steps out of 1 .. T, or a guidance that lacks its null condition.
+        Raises `UserError` for an unknown solver, steps out of 1 .. T or too many for the solver, or a guidance that
+        lacks its null condition.
         """
         total = self.scheduler.config.num_train_timesteps
         if solver not in SOLVERS:
@@ -168,7 +173,10 @@ class ImageDecoder(nn.Module):
         latents = torch.stack([each.to(unet.device) for each in noise]) * scheduler.init_noise_sigma
         null = None if null_condition is None else null_condition.expand_as(condition)
 
-        for step, timestep in enumerate(scheduler.timesteps.clamp(max=total - 1)):  # offsets may lead one too far
+        timesteps = scheduler.timesteps.clamp(max=total - 1)  # offsets may lead one too far
+        if solver == "dpm" and len(timesteps.unique()) < steps:  # it divides by the way between two
+            raise UserError(f"{solver} cannot tell {steps} steps apart on this schedule: take fewer")
+        for step, timestep in enumerate(timesteps):
             times = timestep.expand(count)
             if guidance == 1 or null is None:
                 prediction = predict(unet, latents, times, condition)

@@ -37,14 +37,17 @@ def load_part(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
             diffusers_logging.enable_progress_bar()
 
 
-def open_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a language model: a folder or a name on the hub. Raises `UserError`."""
+def open_tokenizer(llm: str | Path | Any) -> Any:
+    """The tokenizer of a language model: a folder or a name on the hub. Raises `UserError` if it cannot be opened, or
+    for a language model that is given as a module, which does not know it."""
+    if not isinstance(llm, str | Path):
+        raise UserError("from_components needs tokenizer=... when the LLM is given as a module")
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(source))
+        return AutoTokenizer.from_pretrained(str(llm))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot open a tokenizer at {source}: {first_line(error)}") from error
+        raise UserError(f"cannot open a tokenizer at {llm}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

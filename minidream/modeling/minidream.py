@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from minidream.batch import IGNORED
 from minidream.errors import UserError
 from minidream.modeling.configuration import MiniDreamConfig
 from minidream.modeling.diffusion import ImageDecoder
@@ -163,13 +164,12 @@ class MiniDream(PreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
-        use_cache: bool = False,
     ) -> Any:
         """Run the LLM, causally: `.last_hidden_state` (B, L, H) after its last norm, and `.past_key_values`.
 
         With a `cache`, the attention mask covers what it holds and the new tokens. Positions count real tokens only,
         so padding on either side changes nothing. Where a mask numbers the documents of packed rows 1, 2, ..., none
-        sees another; their `position_ids` begin anew with each.
+        sees another; their `position_ids` begin anew with each. Raises `UserError` where the LLM cannot obey that.
         """
         held = 0 if cache is None else cache.get_seq_length()
         batch, length = embeddings.shape[:2]
@@ -178,13 +178,15 @@ class MiniDream(PreTrainedModel):
         if position_ids is None:
             position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -length:]
         if (attention_mask > 1).any():
+            if self.llm.config._attn_implementation == "eager":  # which would add the mask, not obey it
+                raise UserError("packed rows need another attention: load the LLM with attn_implementation='sdpa'")
             attention_mask = packed_mask(attention_mask)
         return self.llm.base_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,
-            use_cache=use_cache or cache is not None,
+            use_cache=cache is not None,
         )
 
     def conditions(self, hidden: Tensor, query_mask: Tensor | None) -> Tensor:
@@ -200,7 +202,7 @@ class MiniDream(PreTrainedModel):
             return logits.new_zeros((), dtype=torch.float32)
         targets = labels[:, 1:]
         total = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="sum")
-        return total / (targets != -100).sum().clamp(min=1)
+        return total / (targets != IGNORED).sum().clamp(min=1)
 
     def null_condition(self) -> Tensor:
         """The condition of an empty prompt, (1, Q, D): dropout in training and guidance in sampling both ask here.
@@ -271,8 +273,6 @@ class MiniDream(PreTrainedModel):
         named = {"vision": vision, "diffusion": diffusion}
         components = {name: str(source) for name, source in named.items() if isinstance(source, str | Path)}
         if tokenizer is None:
-            if not isinstance(llm, str | Path):
-                raise UserError("from_components needs tokenizer=... when the LLM is given as a module")
             tokenizer = open_tokenizer(llm)
         if isinstance(llm, str | Path):
             llm = load_part(AutoModelForCausalLM, llm, "the language model")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from minidream.errors import UserError
 from minidream.modeling.configuration import MiniDreamConfig
 from minidream.modeling.loading import first_line
-from minidream.weights import MANIFEST, verify_manifest
+from minidream.weights import staged, verify_manifest
 
 FROZEN = ("vision.", "decoder.")
 WEIGHTS = "model.safetensors"
@@ -23,7 +23,7 @@ def write_model(model: PreTrainedModel, folder: Path, frozen: bool) -> None:
     """What `MiniDream.save_pretrained` does."""
     if not frozen and not model.config.components:
         raise UserError("this model's frozen parts have no folder of their own: save it with frozen=True")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
     kept: dict[str, Tensor] = {}
     stored: set[tuple[int, ...]] = set()
     for name, value in model.state_dict().items():
@@ -31,13 +31,6 @@ def write_model(model: PreTrainedModel, folder: Path, frozen: bool) -> None:
         if (frozen or not name.startswith(FROZEN)) and place not in stored:
             kept[name] = value.contiguous()
             stored.add(place)
-    (folder / MANIFEST).unlink(missing_ok=True)  # of the weights that lay here before
-    written = folder / f".{WEIGHTS}.writing"
-    try:
-        save_file(kept, written, metadata={"format": "pt"})
-        os.replace(written, folder / WEIGHTS)
-    finally:
-        written.unlink(missing_ok=True)
     config = MiniDreamConfig(**model.config.to_dict())
     config.components = None
     if not frozen:
@@ -45,7 +38,9 @@ def write_model(model: PreTrainedModel, folder: Path, frozen: bool) -> None:
             name: os.path.relpath(source, folder) if Path(source).is_dir() else source
             for name, source in model.config.components.items()
         }
-    config.save_pretrained(folder)
+    with staged(folder) as temporary:
+        save_file(kept, temporary / WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(temporary)
 
 
 def read_model(folder: Path) -> tuple[MiniDreamConfig, dict[str, Tensor]]:
@@ -59,8 +54,10 @@ def read_model(folder: Path) -> tuple[MiniDreamConfig, dict[str, Tensor]]:
         saved = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be read ({first_line(error)}): save it again") from None
-    if not config.llm_config:
-        raise UserError(f"{folder} holds another model, no MiniDream: give a folder made by save_pretrained")
+    parts = ("llm_config", "vision_config", "vae_config", "unet_config", "scheduler_config", "token_ids")
+    if lacking := [name for name in parts if not getattr(config, name)]:
+        what = f"{folder} holds another model, or half of one (config.json has no {lacking[0]})"
+        raise UserError(f"{what}: give a folder made by save_pretrained")
     if config.components:
         config.components = {
             name: str((folder / place).resolve()) if (folder / place).is_dir() else place

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from minidream.errors import UserError
-from minidream.modeling.loading import load_part
+from minidream.modeling.loading import first_line, load_part
 
 HALF = (0.5, 0.5, 0.5)  # our own CLIP sees pixels in [-1, 1]
 
@@ -33,8 +33,11 @@ class VisionEncoder(nn.Module):
         whole = load_part(AutoModel, source, "the vision encoder")
         try:
             pixels, _ = CLIPImageProcessorPil.get_image_processor_dict(str(source))
-        except OSError:  # no preprocessor_config.json
-            pixels = {}
+        except OSError as error:
+            settings = [Path(source) / name for name in ("preprocessor_config.json", "processor_config.json")]
+            if any(file.is_file() for file in settings):
+                raise UserError(f"cannot read how {source} wants its pictures: {first_line(error)}") from error
+            pixels = {}  # it does not say
         return cls.from_model(whole, pixels.get("image_mean", HALF), pixels.get("image_std", HALF))
 
     @classmethod

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from minidream.evaluation.interleaved import same
+from minidream.evaluation.candidate import same
 from minidream.modeling.diffusion import SOLVERS, ImageDecoder
 from minidream.score_distillation import add_noise, predict, schedule, to_epsilon
 from minidream.teaching import Exercise, Mistake

@@ -122,9 +122,9 @@ def three_pictures(count: int) -> list[Story]:
     return [KINDS["story"](rng, pictures=3) for _ in range(count)]
 
 
-def blind(edit: Story) -> Story:
-    """An edit's order without the picture that it is about."""
-    return replace(edit, document_plan=edit.document_plan[1:], given=1)
+def blind(story: Story) -> Story:
+    """An order, or a sentence, without the picture that it is about."""
+    return replace(story, document_plan=story.document_plan[1:], given=story.given - 1)
 
 
 def exchanged(story: Story, other: Story) -> Story:
@@ -132,6 +132,12 @@ def exchanged(story: Story, other: Story) -> Story:
     shown = other.scenes[0]
     given = [part if isinstance(part, str) else shown for part in story.document_plan[: story.given]]
     return replace(story, document_plan=[*given, *story.document_plan[story.given :]])
+
+
+def narrowed(story: Story) -> Story:
+    """A story of a name that several pictures bind, with the first of them alone. Its truth stays."""
+    plan = story.document_plan
+    return replace(story, document_plan=[*plan[:2], *plan[story.given - 1 :]], given=3)
 
 
 def swapped(story: Story) -> Story:
@@ -145,7 +151,10 @@ def swapped(story: Story) -> Story:
 
 def in_context(count: int) -> dict[str, list[Story]]:
     """`count` documents of each kind that teach while they are read, each above its control."""
-    edits, named, composed = (stories(kind, count, seed=2) for kind in ("edit", "name", "composition"))
+    kinds = ("edit", "name", "composition", "subject")
+    edits, named, composed, bound = (stories(kind, count, seed=2) for kind in kinds)
+    rng = dice(2, "continued")
+    own = [KINDS["continued"](rng, pictures=1) for _ in range(count)]
     return {
         "edits": edits,
         "edits, picture withheld": [blind(story) for story in edits],
@@ -153,6 +162,10 @@ def in_context(count: int) -> dict[str, list[Story]]:
         "names, another's picture": [exchanged(story, other) for story, other in zip(named, [*named[1:], named[0]])],
         "two names composed": composed,
         "two names, pictures swapped": [swapped(story) for story in composed],
+        "a name bound several times": bound,
+        "a name, its first picture alone": [narrowed(story) for story in bound],
+        "a reader's own goes on": own,
+        "a reader's own picture withheld": [blind(story) for story in own],
     }
 
 
@@ -189,9 +202,9 @@ def answers(candidate: Candidate, asked: Sequence[Asked]) -> list[str]:
 
 
 def last_pictures(candidate: Candidate, told: Sequence[Story]) -> list[Image.Image]:
-    """What the candidate draws as the last picture of stories of which all else is given."""
+    """What the candidate draws as the last picture of stories of which all else is true."""
     return candidate.draw_next(
-        [render(each.document_plan[: each.given]) for each in told], [each.given for each in told], seed=0
+        [render(each.document_plan[:-1]) for each in told], [each.given for each in told], seed=0
     )
 
 

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from minidream.evaluation.candidate import look
-from minidream.evaluation.interleaved import same
+from minidream.evaluation.candidate import look, same
 from minidream.events import to_image
 from minidream.modeling.loading import load_part
 from minidream.score_distillation import add_noise, dream_loss, predict, prediction_type, schedule, true_prediction

@@ -1,7 +1,8 @@
 """One loop for all stages, on accelerate.
 
-What a step sees depends on nothing but (stage, seed, step, process): its examples come from `random.Random` and its
-noise from a torch generator, seeded by these. That is why a resumed run repeats an uninterrupted one bit for bit.
+What a step sees depends on nothing but (stage, seed, step, process): its examples come from `random.Random`, seeded
+by these, and its noise from torch's generator, seeded by the last three. That is why a resumed run repeats an
+uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -72,16 +73,12 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def machine() -> str:
-    """What kind of machine this is, for a record."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU"
+def machine(device: torch.device) -> str:
+    """What kind of machine worked, for a record."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
 
 
-def _not_finite(what: str, recipe: Recipe, step: int) -> UserError:
-    return UserError(
-        f"the {what} of stage {recipe.stage} is not finite at step {step}: lower the learning rate "
-        f"(--set lr={recipe.lr / 2:g}) and start again with --resume"
-    )
+TIMES = ("step", "seconds")  # of a line of the log
 
 
 class Log:
@@ -96,7 +93,10 @@ class Log:
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = file.read_text().splitlines(keepends=True) if start and file.is_file() else []
             whole = [line for line in lines if line.endswith("}\n")]  # a full disk may have torn the last one
-            file.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
+            kept = [line for line in whole if json.loads(line)["step"] <= start]
+            file.write_text("".join(kept))
+            if kept:
+                self.means = {name: value for name, value in json.loads(kept[-1]).items() if name not in TIMES}
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         """Take the losses of a step."""
@@ -109,7 +109,7 @@ class Log:
         self.seen.clear()
         if self.main:
             with open(self.file, "a") as log:
-                log.write(json.dumps({"step": step, "seconds": round(seconds, 1)} | self.means) + "\n")
+                log.write(json.dumps(dict(zip(TIMES, (step, round(seconds, 1)))) | self.means) + "\n")
 
 
 def fit(
@@ -129,8 +129,7 @@ def fit(
     AcceleratorState._reset_state()  # or the first stage of a process would fix the precision of all
     accelerator = Accelerator(mixed_precision="bf16" if recipe.mixed_precision and bf16_is_fast() else "no")
     rank, main = accelerator.process_index, accelerator.is_main_process
-    # Not for evaluation: so that it is not wrapped for one forward pass. A task calls the parts, see `parallel`.
-    modules = accelerator.prepare_model(task.modules, evaluation_mode=True)
+    modules = task.modules.to(accelerator.device)  # not wrapped: a task calls the parts, see `parallel`
     trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
     optimizers = optimizers_for(trained, recipe)
     start, spent, checkpoint = 0, 0.0, run / "checkpoint"
@@ -151,13 +150,14 @@ def fit(
             batch = task.batch(random.Random(f"train-{recipe.stage}-{recipe.seed}-{step}-{rank}"))
             with accelerator.autocast(), float32_attention_on_cpu():
                 losses = task.losses(batch, modules)
-            if not torch.isfinite(losses["loss"]):
-                raise _not_finite("loss", recipe, step)
             accelerator.backward(losses["loss"])
             average_gradients(list(trained.values()))
             norm = torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
-            if not torch.isfinite(norm):  # a step with it would leave nothing to resume from
-                raise _not_finite("gradient", recipe, step)
+            if not torch.isfinite(norm):  # as a loss's that is not; a step with it would leave nothing to resume from
+                raise UserError(
+                    f"the gradient of stage {recipe.stage} is not finite at step {step}: lower the learning rate "
+                    f"(--set lr={recipe.lr / 2:g}) and start again with --resume"
+                )
             with uninterrupted(), float32_muon():
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
@@ -171,6 +171,8 @@ def fit(
                     bar.set_postfix(log.means)
             if done % recipe.save_every == 0 and main:
                 save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
+        if log.seen:  # the last steps may not fill a window
+            log.write(done, seconds(), probe() if probe else {})
     finally:  # finished, interrupted, or a loss that is not finite: what was learned is kept
         if main:
             save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
@@ -180,6 +182,6 @@ def fit(
         "seconds": round(seconds(), 1),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
-        "machine": machine(),
+        "machine": machine(accelerator.device),
         "losses": log.means,  # of the last logged window
     }

@@ -31,7 +31,8 @@ class Whitened(nn.Module):
         self.register_buffer("colorer", ((vectors * lengths) @ vectors.T).to(states.dtype))  # its inverse
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight @ self.whitener
+        with torch.autocast(weight.device.type, enabled=False):  # the weight that is trained is the one that is saved
+            return weight @ self.whitener
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """W' of a W, so that a layer says the same before and after it is whitened."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL.Image import Image
 
 from minidream.documents import Document
-from minidream.events import Picture, collect
+from minidream.errors import UserError
+from minidream.events import Picture, Preview, collect
 from minidream.visualization.figures import _LETTER, _MARGIN, PALETTE, _pixels, _sheet, _tint, _write
 
 _BLOCKS = {"dream": "query", "image": "patch"}
@@ -182,29 +185,34 @@ class Desk(widgets.VBox):
         self.pipe, self.sampling = pipe, sampling
         self.story, self.own = Document([opening]), frozenset[int]()
         self._before: list[tuple[Document, frozenset[int]]] = []
+        self._turn, self._stopped = Thread(), Event()
         self.sentence = widgets.Text(description="sentence", placeholder="The circle turns green.")
         self.seed = widgets.BoundedIntText(description="seed", max=999, value=0)
         self.temperature = widgets.FloatSlider(description="temperature", max=1.5, step=0.25)
-        self.say, self.go_on, self.back = (
-            widgets.Button(description=words) for words in ("say it", "model, go on", "take back")
+        self.say, self.go_on, self.stop, self.back = (
+            widgets.Button(description=words) for words in ("say it", "model, go on", "stop", "take back")
         )
         self.page, self.label = widgets.HTML(description=""), widgets.Label()
-        for button, act in ((self.say, self._say), (self.go_on, self._go_on), (self.back, self._take_back)):
-            button.on_click(self._then_show(act))
-        rows = ([self.sentence, self.say], [self.seed, self.temperature], [self.go_on, self.back])
+        self.say.on_click(lambda _: self._say())
+        self.go_on.on_click(lambda _: self._go_on())
+        self.stop.on_click(lambda _: self._stopped.set())
+        self.back.on_click(lambda _: self._take_back())
+        rows = ([self.sentence, self.say], [self.seed, self.temperature], [self.go_on, self.stop, self.back])
         super().__init__([*map(widgets.HBox, rows), self.label, self.page])
         self._show()
 
-    def _then_show(self, act: Callable[[], None]) -> Callable[[Any], None]:
-        def clicked(_: Any) -> None:
-            act()
-            self._show()
+    def wait(self) -> None:
+        """Until the model's turn is over."""
+        if self._turn.ident:
+            self._turn.join()
 
-        return clicked
-
-    def _show(self) -> None:
-        self.page.value = self.story._repr_html_()
+    def _show(self, writing: bool = False, preview: Image | None = None) -> None:
+        shown = self.story if preview is None else self.story + Document([preview])
+        self.page.value = shown._repr_html_()
         self.label.value = f"{len(self.story.texts)} texts, {len(self.story.pictures)} pictures"
+        for button in (self.say, self.go_on, self.back):
+            button.disabled = writing
+        self.stop.disabled = not writing
 
     def _say(self) -> None:
         words = self.sentence.value.strip()
@@ -212,18 +220,37 @@ class Desk(widgets.VBox):
             self._before.append((self.story, self.own))
             space = " " if isinstance(self.story[-1], str) else ""
             self.story, self.sentence.value = self.story + Document([space + words]), ""
+        self._show()
 
     def _go_on(self) -> None:
-        """The model goes on until it has drawn a picture, or ends."""
+        """The model goes on until it has drawn a picture, ends, or is stopped. It works in a thread of its own: while a
+        kernel is busy with one button, it hears of no other."""
         self._before.append((self.story, self.own))
-        story, given = Document(self.story.parts), set(range(len(self.story))) - self.own
-        options = {**self.sampling, "seed": self.seed.value, "temperature": self.temperature.value}
-        for event in self.pipe.stream([story], prompt_parts=[given], **options):
-            collect(story, event)
-            if isinstance(event, Picture):
-                break
-        self.story, self.own = story, self.own | frozenset(range(len(self.story), len(story)))
+        self._stopped.clear()
+        self._show(writing=True)
+        self._turn = Thread(target=self._write, daemon=True)
+        self._turn.start()
+
+    def _write(self) -> None:
+        begun, own = self._before[-1]
+        self.story, given = Document(begun.parts), set(range(len(begun))) - own
+        options = {"preview_every": 4, **self.sampling, "seed": self.seed.value, "temperature": self.temperature.value}
+        problem = ""
+        try:
+            for event in self.pipe.stream([begun], prompt_parts=[given], **options):
+                if self._stopped.is_set():
+                    break
+                collect(self.story, event)
+                self._show(writing=True, preview=event.image if isinstance(event, Preview) else None)
+                if isinstance(event, Picture):
+                    break
+        except UserError as error:
+            problem = str(error)
+        self.own = own | frozenset(range(len(begun), len(self.story)))
+        self._show()
+        self.label.value = problem or self.label.value
 
     def _take_back(self) -> None:
         if self._before:
             self.story, self.own = self._before.pop()
+        self._show()
