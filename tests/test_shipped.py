@@ -23,7 +23,7 @@ from minidream.weights import MANIFEST, find_weights
 from minidream.world.draw import draw_batch
 from minidream.world.questions import ask
 from minidream.world.scene import random_scene
-from tools import readme
+from tools import tables
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "data" / "weights"
@@ -72,7 +72,7 @@ def test_what_is_half_mixed_is_less_clear_than_what_is_drawn(pipe: MiniDreamPipe
 
 def test_drawing_and_answering_are_as_good_as_measured(pipe: MiniDreamPipeline) -> None:
     """A few dozen of the evaluation's own trials: far fewer than it takes, enough to notice a broken model."""
-    measured = json.loads(readme.RESULTS.read_text())
+    measured = tables.read("evaluation.json")
     asked = trials(6, seed=1, held_out=False)
     shown = look(pipe.draw([prompt for prompt, _ in asked], seed=list(range(len(asked))), steps=12))
     right = [constraint.satisfied(scene) for (_, constraint), scene in zip(asked, shown)]
