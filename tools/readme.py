@@ -32,7 +32,7 @@ def everything() -> str:
         "Its second look, and its reasons": tables.every("trust.json"),
         "Tasks that it was not trained on": tables.every("zero_shot.json"),
         "Damaged pictures, by kind and strength": tables.every("robustness.json"),
-        "After stage I": tables.every("stage_one.json"),
+        "After stage I": tables.every("stage_one.json", weights="data/weights/align"),
         "How stage I learned": tables.learning(),
         "What learning both tasks brings": tables.synergies(),
         "What the shortcuts save": tables.speeds(),

@@ -49,6 +49,7 @@ def judge(scene: Scene, written: Document) -> Judged:
 def consistency(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
     """Of `n` documents that the candidate wrote, the shares of which all `sentences` make sense, of which all
     `pictures` are right, and of which the whole `documents` are; drawn at once, and, under `thinking`, after thoughts.
+    Under `held_out` the same of stories that begin with what training holds out.
     """
     return by_part("consistency", lambda part: _consistent(candidate, n, seed, part))
 
