@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from minidream.batch import IGNORED
+from minidream.batch import IGNORED, batches
 from minidream.documents import Document
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
 from minidream.world.corpora import CLOSING
 
 AGREES = 0.5  # the least `share` of a picture that shows what its text says
-BATCH = 64  # pictures looked at at once
 
 
 class Agreement(NamedTuple):
@@ -51,8 +50,7 @@ def _readily(
 ) -> list[Agreement]:
     """How readily the model says the second part of each document after the first."""
     found: list[Agreement] = []
-    for start in range(0, len(documents), BATCH):
-        some = documents[start : start + BATCH]
+    for some in batches(documents):
         batch = processor(some, mode, prompt_parts=[1] * len(some), add_eos=add_eos).to(model.device)
         seen = model.encode_pictures(batch.pictures) if len(batch.pictures) else None
         logits, targets = model(**batch.model_inputs(), image_features=seen).logits[:, :-1], batch.labels[:, 1:]

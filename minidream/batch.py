@@ -4,7 +4,7 @@ as tensors, one to a row or packed. Taught in notebook 06.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 IGNORED = -100  # a label without loss
+AT_ONCE = 64  # documents or pictures: enough to fill a core, small enough for a laptop
+
+
+def batches(items: Any, size: int | None = None) -> Iterator[Any]:
+    """`items` in runs of `size` (`AT_ONCE` if None)."""
+    size = size or AT_ONCE
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 @dataclass

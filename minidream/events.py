@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from PIL import Image
@@ -67,6 +68,15 @@ class End:
 
 
 Event = TextPiece | PictureComing | Thought | Doubt | Preview | Picture | End
+
+
+def whole(events: Iterable[Event]) -> Iterator[Event]:
+    """The events as they come, for who has no use for a half of what they make: where they are interrupted, it raises
+    KeyboardInterrupt."""
+    for event in events:
+        if isinstance(event, End) and event.reason == "interrupted":
+            raise KeyboardInterrupt
+        yield event
 
 
 def collect(document: Document, event: Event) -> None:

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minidream.batch import batches
 from minidream.chat import Chat
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.events import End, Event, TextPiece, collect, to_image
+from minidream.events import Event, TextPiece, collect, to_image, whole
 from minidream.explanation import Explanation, explain
 from minidream.generation import stream
 from minidream.modeling.loading import open_tokenizer
@@ -29,7 +30,6 @@ from minidream.sampling import SamplingOptions, sample_latents
 from minidream.verification import Verdict, best_of, verify, worst_first
 from minidream.weights import find_weights, staged
 
-BATCH = 64  # documents worked on at once; more would only take more memory
 STRIDE = 1_000_003  # between the seeds of several tries at a picture, so that neighbouring seeds share no picture
 Prompt = str | Image.Image | Document
 
@@ -94,7 +94,7 @@ class MiniDreamPipeline:
         captions: str | Sequence[str],
         negative: str | None = None,
         guidance: float = 2.0,
-        steps: int = 20,
+        steps: int = 12,
         seed: int | Sequence[int] = 0,
         solver: str = "dpm",
     ) -> list[Image.Image]:
@@ -244,14 +244,13 @@ class MiniDreamPipeline:
     def _draw(
         self, documents: list[Document], options: SamplingOptions, negative: str | None = None
     ) -> list[Image.Image]:
-        """The picture that comes next in each document, `BATCH` of them at a time."""
+        """The picture that comes next in each document."""
         options.check(self.model)
         generators = options.generators(len(documents))
         null = None if negative is None else self.condition([Document([negative])])
         pictures: list[Image.Image] = []
-        for start in range(0, len(documents), BATCH):
-            condition = self.condition(documents[start : start + BATCH])
-            latents = sample_latents(self.model, condition, options, generators[start : start + BATCH], null)
+        for some, noises in zip(batches(documents), batches(generators)):
+            latents = sample_latents(self.model, self.condition(some), options, noises, null)
             pictures += [to_image(picture) for picture in self.model.decoder.decode(latents)]
         return pictures
 
@@ -264,16 +263,14 @@ class MiniDreamPipeline:
         return [text.strip() for text in said]
 
     def _events(self, documents: list[Document], sampling: dict[str, Any]) -> Iterator[tuple[int, Event]]:
-        """Index and event of any number of documents, `BATCH` of them at a time. Raises KeyboardInterrupt after
-        Ctrl-C, when all that had been made until then has been handed out."""
+        """Index and event of any number of documents. Raises KeyboardInterrupt after Ctrl-C, when all that had been
+        made until then has been handed out."""
         options = _options(sampling)
         options.generators(len(documents))  # complains if there are seeds, but not one each
-        for start in range(0, len(documents), BATCH):
-            seeds = options.seed if isinstance(options.seed, int) else options.seed[start : start + BATCH]
-            for event in self.stream(documents[start : start + BATCH], **{**sampling, "seed": seeds}):
-                if isinstance(event, End) and event.reason == "interrupted":
-                    raise KeyboardInterrupt
-                yield start + event.document, event
+        for some in batches(range(len(documents))):
+            seeds = options.seed if isinstance(options.seed, int) else [options.seed[index] for index in some]
+            for event in whole(self.stream([documents[index] for index in some], **{**sampling, "seed": seeds})):
+                yield some[event.document], event
 
 
 def _document(prompt: Prompt) -> Document:

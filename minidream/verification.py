@@ -27,9 +27,10 @@ import torch
 from PIL import Image
 
 from minidream.agreement import agreement, expectation
+from minidream.batch import batches
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
-from minidream.events import End, TextPiece
+from minidream.events import End, TextPiece, whole
 from minidream.generation import MOST_TOLD
 from minidream.world.captions import understand
 from minidream.world.corpora import CLOSING
@@ -39,7 +40,6 @@ from minidream.world.words import name
 if TYPE_CHECKING:
     from minidream.pipeline import MiniDreamPipeline
 
-BATCH = 64  # documents read, or pictures encoded, at once
 SMUDGED = 2e-4  # the mean squared change, of pixels from 0 to 1, that leaves e^-1 of a picture's clarity
 
 
@@ -117,10 +117,10 @@ def verify(pipe: MiniDreamPipeline, documents: Sequence[Document], given: Sequen
     read = pipe.caption(pictures) if pictures else []
     of_picture = agreement(pipe.model, pipe.processor, pictures, expected)
     of_words = expectation(pipe.model, pipe.processor, before, read)
-    clear = clarity(pipe, pictures)
+    clarities = clarity(pipe, pictures)
     verdicts: list[list[Verdict]] = [[] for _ in documents]
-    for (index, part), *captions, one, other, whole in zip(places, expected, read, of_picture, of_words, clear):
-        verdicts[index].append(Verdict(index, part, whole * (one.score + other.score) / 2, *captions))
+    for (index, part), *captions, one, other, clear in zip(places, expected, read, of_picture, of_words, clarities):
+        verdicts[index].append(Verdict(index, part, clear * (one.score + other.score) / 2, *captions))
     return verdicts
 
 
@@ -131,8 +131,8 @@ def clarity(pipe: MiniDreamPipeline, pictures: Sequence[Image.Image]) -> list[fl
     change is that of a second time, for the first also rounds off the edges of pictures that are not the decoder's own.
     """
     found: list[float] = []
-    for start in range(0, len(pictures), BATCH):
-        shown = torch.stack([pipe.processor.picture(picture) for picture in pictures[start : start + BATCH]])
+    for some in batches(pictures):
+        shown = torch.stack([pipe.processor.picture(picture) for picture in some])
         once = pipe.model.decoder.rebuild(shown)
         change = ((once.float() - pipe.model.decoder.rebuild(once).float()) / 255).square().mean((1, 2, 3))
         found += (-change / SMUDGED).exp().tolist()
@@ -200,17 +200,14 @@ def until_bracket(
     keys = [prompt.text if not prompt.pictures else number for number, prompt in enumerate(prompts)]
     different = dict(zip(keys, zip(prompts, given or map(len, prompts), strict=True)))
     said = dict.fromkeys(different, "")
-    for start in range(0, len(different), BATCH):
-        names = list(different)[start : start + BATCH]
+    for names in batches(list(different)):
         still = set(names)
         some, starts = zip(*(different[name] for name in names))
         parts = [range(start) for start in starts]
-        for event in pipe.stream(some, prompt_parts=parts, max_pictures=0, max_tokens=MOST_TOLD):
+        for event in whole(pipe.stream(some, prompt_parts=parts, max_pictures=0, max_tokens=MOST_TOLD)):
             name = names[event.document]
             if isinstance(event, TextPiece):
                 said[name] += event.text
-            elif isinstance(event, End) and event.reason == "interrupted":
-                raise KeyboardInterrupt
             if isinstance(event, End) or CLOSING in said[name]:
                 still.discard(name)
             if not still:

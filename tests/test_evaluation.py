@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model
 
+from minidream import batch as batch_module
 from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import UserError
@@ -474,7 +475,7 @@ def test_a_document_of_its_own_is_judged_sentence_by_sentence_and_picture_by_pic
 
 def test_its_own_documents_are_those_of_the_pipeline(tiny, monkeypatch):
     """Any number of them, each by its own seed; and an interrupted one is not judged."""
-    monkeypatch.setattr(candidate_module, "BATCH", 2)
+    monkeypatch.setattr(batch_module, "AT_ONCE", 2)
     openings = ["a red star", "a blue ring", "a star"]
     candidate = PipelineCandidate(tiny, steps=2)
     logits = InterleavedGenerator._logits
@@ -754,7 +755,7 @@ def test_a_story_longer_than_the_context_is_told(tiny):
 
 
 def test_what_is_said_and_drawn_is_what_the_pipelines_verbs_give(tiny, monkeypatch):
-    monkeypatch.setattr(candidate_module.batches, "__defaults__", (2,))
+    monkeypatch.setattr(batch_module, "AT_ONCE", 2)
     candidate = PipelineCandidate(tiny, guidance=2.0, steps=2)
     pictures = [draw(random_scene(random.Random(i))) for i in range(5)]
     questions = ["Is there a ring?", "Where is the star?", "Is it red?", "What is it?", "How many things are there?"]

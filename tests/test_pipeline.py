@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_clip, tiny_diffusion, tiny_llm, tiny_model, tiny_tokenizer
 
+import minidream.batch
 import minidream.pipeline
 from minidream.documents import Document
 from minidream.errors import UserError
@@ -46,7 +47,7 @@ def test_draw_gives_a_picture_each_whatever_the_batch(pipe, monkeypatch):
     assert [(image.size, image.mode) for image in together] == [((SIDE, SIDE), "RGB")] * 3
     for caption, seed, image in zip(CAPTIONS, (1, 2, 3), together):
         assert difference(pipe.draw(caption, steps=3, seed=seed)[0], image) <= 1
-    monkeypatch.setattr(minidream.pipeline, "BATCH", 2)
+    monkeypatch.setattr(minidream.batch, "AT_ONCE", 2)
     assert all(
         difference(a, b) <= 1 for a, b in zip(together, pipe.draw(CAPTIONS, steps=3, seed=[1, 2, 3]), strict=True)
     )
@@ -99,7 +100,7 @@ def test_complete_gives_the_document_with_its_continuation(pipe, monkeypatch):
         events[-1] == End(0, "eos")
         and difference(next(e for e in events if isinstance(e, Picture)).image, done[2]) == 0
     )
-    monkeypatch.setattr(minidream.pipeline, "BATCH", 1)
+    monkeypatch.setattr(minidream.batch, "AT_ONCE", 1)
     assert [document.texts[0] for document in pipe.complete(both, steps=1, seed=[1, 2])] == ["a star lies", "b lies"]
 
 
@@ -142,7 +143,7 @@ def test_interrupted_complete_gives_what_there_is(pipe, monkeypatch, where):
         monkeypatch.setattr(pipe.model.decoder, "sample", interrupt)
     else:
         monkeypatch.setattr(minidream.pipeline, "collect", interrupt)
-    monkeypatch.setattr(minidream.pipeline, "BATCH", 1)
+    monkeypatch.setattr(minidream.batch, "AT_ONCE", 1)
     first, second = pipe.complete([Document(["b"]), Document(["c"])], steps=1)
     assert first.parts == (["baaa"] if where == "inside" else ["b"]) and second.parts == ["c"]
 

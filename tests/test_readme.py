@@ -98,7 +98,7 @@ def test_its_figures_and_costs_are_those_that_were_measured():
 
 def test_its_figures_are_those_of_the_shipped_weights():
     shipped = digest(minidream.MiniDreamPipeline.from_pretrained().model)
-    for file in ("evaluation", "trust", "zero_shot", "robustness", "bench"):
+    for file in ("evaluation", "trust", "zero_shot", "robustness", "bench", "reasons"):
         assert tables.read(f"{file}.json")["settings"]["weights"] == shipped, f"measure data/results/{file}.json anew"
 
 

@@ -74,7 +74,7 @@ def test_drawing_and_answering_are_as_good_as_measured(pipe: MiniDreamPipeline) 
     """A few dozen of the evaluation's own trials: far fewer than it takes, enough to notice a broken model."""
     measured = tables.read("evaluation.json")
     asked = trials(6, seed=1, held_out=False)
-    shown = look(pipe.draw([prompt for prompt, _ in asked], seed=list(range(len(asked))), steps=12))
+    shown = look(pipe.draw([prompt for prompt, _ in asked], seed=list(range(len(asked)))))
     right = [constraint.satisfied(scene) for (_, constraint), scene in zip(asked, shown)]
     assert np.mean(right) >= measured["creation"]["seen"]["overall"]["mean"] - 0.2
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokenizer
 
-from minidream import agreement as agreement_module
+from minidream import batch as batch_module
 from minidream import verification
 from minidream.agreement import agreement, expectation
 from minidream.documents import Document
@@ -144,8 +144,7 @@ def test_a_picture_is_clear_that_the_decoder_can_keep(pipe, monkeypatch):
 
 def test_a_batch_is_judged_as_one_by_one(pipe, monkeypatch):
     documents = [Document(["a red circle.", A, "it lands.", B]), Document([C]), Document(["a star", C])]
-    monkeypatch.setattr(verification, "BATCH", 2)
-    monkeypatch.setattr(agreement_module, "BATCH", 2)
+    monkeypatch.setattr(batch_module, "AT_ONCE", 2)
     monkeypatch.setattr(verification, "SMUDGED", 0.5)
     for each, alone in zip(pipe.verify(documents), map(pipe.verify, documents), strict=True):
         assert [v.told for v in each] == [v.told for v in alone]

@@ -29,6 +29,7 @@ def everything() -> str:
     """data/results/README.md: all that was measured."""
     parts = {
         "The examination": tables.every("evaluation.json"),
+        "Why it falls short": tables.reasons(),
         "Its second look, and its reasons": tables.every("trust.json"),
         "Tasks that it was not trained on": tables.every("zero_shot.json"),
         "Damaged pictures, by kind and strength": tables.every("robustness.json"),

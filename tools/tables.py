@@ -39,7 +39,6 @@ ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the res
     "&nbsp; the worst type": WORST_OF,
     "POPE, F1 (random / popular / adversarial)": ("comprehension", "pope"),
     "stories: `<dream>` exactly where it belongs": ("interleaved", "placement"),
-    "after a reader's picture and an order: `<dream>` at once": ("interleaved", "orders"),
     "stories: every picture right": ("interleaved", "pictures"),
     "&nbsp; stories with `think`": ("interleaved", "thinking", "pictures"),
     "facts that only a picture holds, kept": ("interleaved", "picture_only_facts"),
@@ -48,10 +47,6 @@ ROWS: dict[str, tuple[str, ...]] = {  # what the reader is told: path in the res
     "&nbsp; edits with `think`": ("interleaved", "thinking", "edits"),
     "made-up names": ("interleaved", "made_up_names"),
     "&nbsp; names with `think`": ("interleaved", "thinking", "made_up_names"),
-    "two made-up names in one picture": ("interleaved", "composition"),
-    "a made-up name that several pictures bind": ("interleaved", "subjects"),
-    "stories that go on from the reader's own picture": ("interleaved", "continued"),
-    "&nbsp; such stories with `think`": ("interleaved", "thinking", "continued"),
     "documents of its own: every sentence makes sense": ("interleaved", "consistency", "sentences"),
     "&nbsp; and every picture shows it": ("interleaved", "consistency", "documents"),
     "&nbsp; the same with `think`": ("interleaved", "consistency", "thinking", "documents"),
@@ -194,6 +189,17 @@ def trusted() -> str:
         least = asked(("trust", *path))
         rows.append((name, "" if least is None else f"{least:g}", cell(leaf(result, ("trust", *path)), least)))
     return f"{table(*rows)}\n\n{made_by(result, 'trust.json')}"
+
+
+def reasons() -> str:
+    """The table of why pictures, documents and captions are wrong, by the first thing that is."""
+    found = read("reasons.json")
+    del found["settings"]
+    rows = [("what", "right", "else, what is wrong first")]
+    for name, counts in found.items():
+        wrong = "; ".join(f"{why}: {count}" for why, count in counts.items() if why != "right")
+        rows.append((name, f"{counts['right']} of {sum(counts.values())}", wrong))
+    return f"{table(*rows)}\n\n`python -m tools.reasons`."
 
 
 def synergies() -> str:

@@ -76,7 +76,7 @@ def evaluate(
     *,
     partial: Path | None = None,
     guidance: float = 2.0,
-    steps: int = 20,
+    steps: int = 12,
     device: str | None = None,
     processes: int = 1,
 ) -> dict[str, Any]:

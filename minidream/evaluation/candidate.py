@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,10 +18,10 @@ from PIL import Image
 from transformers import AutoModelForCausalLM
 
 from minidream.agreement import Agreement, agreement
-from minidream.batch import IGNORED
+from minidream.batch import IGNORED, batches
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.events import End, collect, to_image
+from minidream.events import collect, to_image, whole
 from minidream.explanation import Explanation
 from minidream.generation import MOST_TOLD
 from minidream.modeling.loading import load_part
@@ -32,7 +32,6 @@ from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
 
 HALVES = {"seen": False, "held_out": True}  # of what is examined: whether training holds out what it is about
-BATCH = 64  # pictures or documents at once: enough to fill a core, small enough for a laptop
 
 
 class Surprise(NamedTuple):
@@ -89,12 +88,6 @@ def dice(seed: int, *names: str) -> random.Random:
     return random.Random("-".join(("evaluation", str(seed), *names)))
 
 
-def batches(items: Any, size: int = BATCH) -> Iterator[Any]:
-    """`items` in runs of `size`."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def look(pictures: Sequence[Image.Image]) -> list[Scene | None]:
     """The scenes that pictures of any size show, by the exact reader; None where it cannot read one."""
     if not pictures:
@@ -110,7 +103,7 @@ def same(truth: Scene, shown: Scene | None) -> bool:
 class PipelineCandidate:
     """A `MiniDreamPipeline` as a candidate, with `guidance` and `steps` for all it draws."""
 
-    def __init__(self, pipe: Any, guidance: float = 2.0, steps: int = 20) -> None:
+    def __init__(self, pipe: Any, guidance: float = 2.0, steps: int = 12) -> None:
         self.pipe, self.guidance, self.steps = pipe, guidance, steps
 
     def draw(self, captions: list[str], seed: int) -> list[Image.Image]:
@@ -182,9 +175,7 @@ class PipelineCandidate:
         for some in batches(range(len(openings))):
             seeds = [seed + index for index in some]
             options = {"guidance": self.guidance, "steps": self.steps, "think": think}
-            for event in self.pipe.stream([openings[index] for index in some], seed=seeds, **options):
-                if isinstance(event, End) and event.reason == "interrupted":
-                    raise KeyboardInterrupt  # half a document is not judged
+            for event in whole(self.pipe.stream([openings[index] for index in some], seed=seeds, **options)):
                 collect(written[some[event.document]], event)
         return written
 

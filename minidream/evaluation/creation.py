@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from minidream.batch import batches
 from minidream.errors import UserError
-from minidream.evaluation.candidate import Candidate, batches, dice, look, same
+from minidream.evaluation.candidate import Candidate, dice, look, same
 from minidream.evaluation.statistics import GROUPS, Leaf, bootstrap, jackknife, proportion
 from minidream.modeling.diffusion import SOLVERS
 from minidream.modeling.loading import load_part

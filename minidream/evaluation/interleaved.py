@@ -185,12 +185,12 @@ def _before(asked: list[tuple[Scene, Question]]) -> Document:
 
 
 def perplexity(candidate: Candidate, llm: Path | None, n: int, seed: int) -> dict[str, Any]:
-    """Perplexity of `n` texts without pictures to the language model in the folder `llm`, as it was `before` it learned
-    of pictures, and to the candidate's, `after`; `kept` is the first by the second. None without the folder."""
+    """Perplexity of `n` plain texts without pictures to the language model in the folder `llm`, as it was `before` it
+    learned of pictures, and to the candidate's, `after`; `kept` is the first by the second. None without the folder."""
     if llm is None:
         return {"perplexity": None}
     rng = dice(seed, "interleaved", "perplexity")
-    texts = [sample("text", rng) for _ in range(n)]
+    texts = [sample("plain_text", rng) for _ in range(n)]
     documents = [text.document for text in texts]
     said = [text.prompt_parts for text in texts]
     given: list[Container[int]] = [range(parts) if isinstance(parts, int) else parts for parts in said]

@@ -140,7 +140,7 @@ class ImageDecoder(nn.Module):
         null_condition: Tensor | None = None,
         *,
         guidance: float = 2.0,
-        steps: int = 20,
+        steps: int = 12,
         solver: str = "dpm",
         generators: Sequence[torch.Generator] | None = None,
         callback: Callable[[int, Tensor], None] | None = None,

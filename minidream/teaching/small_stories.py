@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from minidream import score_distillation as sd
+from minidream.events import to_image
 from minidream.processing import MiniDreamProcessor
 from minidream.training.dream import DreamTask
 from minidream.training.recipes import recipe_for
@@ -112,6 +114,20 @@ class Exam:
         places = (due, asked & ~due & stop, asked & seen, asked & ~due & ~stop & ~seen)
         wanted, quiet, after_picture, elsewhere = (chance[here].mean().item() for here in places)
         return Report(wanted, quiet, after_picture, elsewhere, out.language_loss.item(), first, second)
+
+    @torch.no_grad()
+    def draw(self, model: Any) -> list[Image.Image]:
+        """The second picture of each story, after the true first one; the i-th from the noise of seed i."""
+        conditions = model(**self.batch.model_inputs(), image_features=self.features).conditions[1::2]  # (B, Q, D)
+        seeds = [torch.Generator().manual_seed(i) for i in range(len(conditions))]
+        drawn = model.decoder.decode(model.decoder.sample(conditions, model.null_condition(), generators=seeds))
+        return [to_image(picture) for picture in drawn]
+
+    def far(self, drawn: Sequence[Image.Image]) -> Tensor:
+        """How far such pictures are from the true ones: (B,), in levels of 255, the mean over pixels."""
+        true = self.batch.pictures[self.batch.dreamed][1::2].float()  # (B, 3, H, W)
+        ours = torch.stack([self.processor.picture(picture) for picture in drawn]).float()
+        return (ours - true).abs().mean((1, 2, 3))
 
 
 @torch.no_grad()

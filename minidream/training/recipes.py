@@ -77,20 +77,19 @@ _MINI = {
         trainable=_PROJECTORS, mixture={"text_to_image": 0.6, "image_to_text": 0.4},
     ),
     "igpt": Recipe(
-        "igpt", steps=5050, batch=48, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=6.0,
-        dream_weight=80.0, dream_delta=0.025, dream_draws=3, trainable=(*_PROJECTORS, "llm"),
+        "igpt", steps=2200, batch=64, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=2.0,
+        dream_weight=160.0, dream_delta=0.025, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.08, "image_to_text": 0.05, "interleaved": 0.48, "qa": 0.08,
-            "text": 0.02, "text_states": 0.1, "seen_states": 0.16, "text_qa": 0.03,
+            "text_to_image": 0.09, "image_to_text": 0.06, "interleaved": 0.16, "qa": 0.06,
+            "text": 0.01, "text_states": 0.4, "seen_states": 0.19, "text_qa": 0.03,
         },
     ),
     "instruct": Recipe(
-        "instruct", steps=800, batch=96, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=2.0,
-        dream_weight=160.0, dream_delta=0.025, dream_draws=1, trainable=(*_PROJECTORS, "llm"),
-        # Half of the documents are words alone: what goes wrong in stories is mostly which thing a sentence means.
+        "instruct", steps=900, batch=64, lr=2e-3, muon=True, timestep_bias=3.0, words_weight=2.0,
+        dream_weight=160.0, dream_delta=0.025, trainable=(*_PROJECTORS, "llm"),
         mixture={
-            "text_to_image": 0.04, "image_to_text": 0.05, "interleaved": 0.1, "qa": 0.04, "dialogue": 0.03,
-            "in_context": 0.05, "text": 0.01, "text_states": 0.44, "seen_states": 0.22, "text_qa": 0.02,
+            "text_to_image": 0.05, "image_to_text": 0.06, "interleaved": 0.14, "qa": 0.1, "dialogue": 0.05,
+            "in_context": 0.06, "text": 0.01, "text_states": 0.31, "seen_states": 0.19, "text_qa": 0.03,
         },
     ),
 }  # fmt: skip

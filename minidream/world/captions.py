@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from minidream.world.scene import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, SIZES, Scene, Thing, related
 from minidream.world.words import join, name, one_of, relation_between, sentence
@@ -36,7 +36,7 @@ def caption(scene: Scene, rng: random.Random, phrasing: int | None = None) -> st
     if style == 3:
         return sentence(f"there is {join(placed)}") + f" The background is {background}."
     if style == 4:
-        return _listed(things, background)
+        return _listed({thing.place: name(thing) for thing in things}, background)
     if style == 5:
         return sentence(f"a {background} picture with {join(placed)}")
     told = placed[:1]
@@ -53,13 +53,14 @@ def plain_caption(scene: Scene) -> str:
 
 
 def listed_caption(scene: Scene) -> str:
-    """The caption that is easiest to learn: in reading order, and a place before what is there, so that every fact can
-    be looked up when it is due."""
-    return _listed(scene.things, scene.background)
+    """The caption that is easiest to learn: a place before what is there, so that every fact can be looked up when it
+    is due; and all places in reading order, empty ones, too, so that none need be known before its turn."""
+    there = {thing.place: name(thing) for thing in scene.things}
+    return _listed({place: there.get(place, "empty") for place in PLACES}, scene.background)
 
 
-def _listed(things: Iterable[Thing], background: str) -> str:
-    listed = "; ".join(f"{thing.place}: {name(thing)}" for thing in things)
+def _listed(placed: Mapping[str, str], background: str) -> str:
+    listed = "; ".join(f"{place}: {what}" for place, what in placed.items())
     return sentence(listed) + f" Background: {background}."
 
 
