@@ -38,11 +38,20 @@ def test_a_ratio_is_the_median_of_its_rounds():
     assert found["mean"] == 0.5 and found["low"] == 0.1 and found["high"] == 45 and found["n"] == 5
 
 
-def test_the_cache_changes_no_token():
+def test_the_cache_changes_no_token_but_what_is_read_for_it(monkeypatch):
     processor = MiniDreamProcessor(tiny_tokenizer(), QUERIES, PATCHES, SIDE, max_length=200)
     pipe = MiniDreamPipeline(tiny_model(processor), processor)
     prompt = processor([Document(["a small red circle"])], generation_prompt=True).input_ids
+    read, places = pipe.model.read, []
+
+    def counted(embeddings, **more):
+        places.append(embeddings.shape[1])
+        return read(embeddings, **more)
+
+    monkeypatch.setattr(pipe.model, "read", counted)
     (kept, times), (anew, _) = (module.write(pipe, prompt, 30, cached) for cached in (True, False))
+    length = prompt.shape[1]
+    assert places == [length] + [1] * 29 + list(range(length, length + 30))
     assert torch.equal(kept, anew) and kept.shape[1] == prompt.shape[1] + 30 == prompt.shape[1] + len(times)
     assert len(set(kept[0].tolist())) > 5
 
@@ -83,8 +92,9 @@ def test_it_measures_everything_it_is_asked(result):
         assert set(result[part][name]) == {"mean", "low", "high", "n"}
     assert result["settings"]["threads"] == 1 and len(result["settings"]["weights"]) == 64
     assert result["decoding"]["context"] > 300 and result["decoding"]["tokens"] == 20
-    assert result["decoding"]["without_cache"] > result["decoding"]["with_cache"] > 0
-    assert result["training"]["neither"] > result["training"]["packed_and_cached"] > 0
+    # At this size times tell nothing: what is read, in how many rows, the two tests above count.
+    assert min(result["decoding"]["without_cache"], result["decoding"]["with_cache"]) > 0
+    assert min(result["training"]["neither"], result["training"]["packed_and_cached"]) > 0
     shares = [result["drawing"][name] for name in module.SAMPLERS]
     assert all(share["n"] == 6 for share in shares)
     assert result["drawing"]["difference"]["mean"] == pytest.approx(shares[0]["mean"] - shares[1]["mean"])
