@@ -94,8 +94,7 @@ def made_by(result: dict[str, Any], file: str, weights: str = "") -> str:
     options += f" --weights {weights}" if weights else ""
     cores = f"{count} CPU cores" if (count := settings.get("processes", 1)) > 1 else "one CPU core"
     command = f"`minidream evaluate {settings['what']}{options} --json data/results/{file}`"
-    left_out = f" Left out to save time: {text}." if (text := settings.get("left_out")) else ""
-    return f"{command}, {settings['seconds'] / 60:.0f} minutes of {cores}; in brackets the 95 % interval.{left_out}"
+    return f"{command}, {settings['seconds'] / 60:.0f} minutes of {cores}; in brackets the 95 % interval."
 
 
 def unseen(path: tuple[str, ...]) -> tuple[str, ...]:
