@@ -36,7 +36,7 @@ class Thought:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A picture in which the model does not read its thought, and draws it again; the one that agrees best is kept."""
+    """A picture in which the model does not clearly read its thought: it draws again, and keeps what fits best."""
 
     document: int
     image: Image.Image

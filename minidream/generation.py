@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from minidream.agreement import AGREES, Agreement, agreement
+from minidream.agreement import FITS, fitness
 from minidream.batch import Batch
 from minidream.documents import Document
 from minidream.errors import UserError
@@ -173,26 +173,26 @@ class InterleavedGenerator:
     def _redraw(
         self, pictures: Tensor, condition: Tensor, dreaming: list[_Writer], thoughts: dict[int, str]
     ) -> Generator[Event, None, Tensor]:
-        """Draw anew those of the pictures (M, 3, H, W) in which the model does not read its thought; of the `tries` of
-        each, the one that agrees best is kept."""
+        """Draw anew those of the pictures (M, 3, H, W) in which the model does not read its thought, or not clearly;
+        of the `tries` of each, the one that fits best is kept."""
         told = {i: thoughts[writer.index] for i, writer in enumerate(dreaming) if thoughts.get(writer.index)}
-        drawn, fits = pictures, self._agreements(pictures, told)
+        drawn, fits = pictures, self._fitness(pictures, told)
         for _ in range(self.options.tries - 1):
-            again = [i for i, fit in fits.items() if fit.share < AGREES]
+            again = [i for i, fit in fits.items() if fit < FITS]
             if not again:
                 break
             yield from (Doubt(dreaming[i].index, to_image(drawn[i])) for i in again)
             drawn = pictures.clone()
             drawn[again] = yield from self._draw(condition[again], [dreaming[i] for i in again])
-            for i, fit in self._agreements(drawn, {i: told[i] for i in again}).items():
+            for i, fit in self._fitness(drawn, {i: told[i] for i in again}).items():
                 if fit > fits[i]:
                     pictures[i], fits[i] = drawn[i], fit
         return pictures
 
-    def _agreements(self, pictures: Tensor, told: dict[int, str]) -> dict[int, Agreement]:
-        """How pictures, by their number, agree with what was told of them."""
+    def _fitness(self, pictures: Tensor, told: dict[int, str]) -> dict[int, float]:
+        """How well pictures, by their number, show what was told of them."""
         shown = [to_image(pictures[i]) for i in told]
-        return dict(zip(told, agreement(self.model, self.processor, shown, list(told.values()))))
+        return dict(zip(told, fitness(self.model, self.processor, shown, list(told.values()))))
 
     def _blocks(self, kind: str, writers: list[_Writer]) -> Batch:
         """A block for each of these writers, padding for the others."""

@@ -93,7 +93,7 @@ class MiniDreamPipeline:
         self,
         captions: str | Sequence[str],
         negative: str | None = None,
-        guidance: float = 2.0,
+        guidance: float = 1.5,
         steps: int = 12,
         seed: int | Sequence[int] = 0,
         solver: str = "dpm",

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
-from minidream.agreement import agreement, expectation
+from minidream.agreement import agreement, clarity, expectation
 from minidream.batch import batches
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
@@ -39,8 +38,6 @@ from minidream.world.words import name
 
 if TYPE_CHECKING:
     from minidream.pipeline import MiniDreamPipeline
-
-SMUDGED = 2e-4  # the mean squared change, of pixels from 0 to 1, that leaves e^-1 of a picture's clarity
 
 
 @dataclass(frozen=True)
@@ -117,26 +114,11 @@ def verify(pipe: MiniDreamPipeline, documents: Sequence[Document], given: Sequen
     read = pipe.caption(pictures) if pictures else []
     of_picture = agreement(pipe.model, pipe.processor, pictures, expected)
     of_words = expectation(pipe.model, pipe.processor, before, read)
-    clarities = clarity(pipe, pictures)
+    clarities = clarity(pipe.model, pipe.processor, pictures)
     verdicts: list[list[Verdict]] = [[] for _ in documents]
     for (index, part), *captions, one, other, clear in zip(places, expected, read, of_picture, of_words, clarities):
         verdicts[index].append(Verdict(index, part, clear * (one.score + other.score) / 2, *captions))
     return verdicts
-
-
-@torch.no_grad()
-def clarity(pipe: MiniDreamPipeline, pictures: Sequence[Image.Image]) -> list[float]:
-    """How nearly each picture stays as it is when the decoder encodes and decodes it, 0 to 1: exp(-change / `SMUDGED`),
-    the change in mean squares. Sharp edges and flat colours stay; smudges, and things half mixed, go on changing. The
-    change is that of a second time, for the first also rounds off the edges of pictures that are not the decoder's own.
-    """
-    found: list[float] = []
-    for some in batches(pictures):
-        shown = torch.stack([pipe.processor.picture(picture) for picture in some])
-        once = pipe.model.decoder.rebuild(shown)
-        change = ((once.float() - pipe.model.decoder.rebuild(once).float()) / 255).square().mean((1, 2, 3))
-        found += (-change / SMUDGED).exp().tolist()
-    return found
 
 
 def worst_first(verdicts: Iterable[Iterable[Verdict]]) -> list[Verdict]:

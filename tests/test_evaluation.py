@@ -18,7 +18,6 @@ from PIL import Image
 from tiny import PATCHES, QUERIES, SIDE, tiny_model
 
 from minidream import batch as batch_module
-from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.evaluation import (
@@ -133,8 +132,8 @@ class Oracle:
     def write(self, openings, seed, think):
         return [self.stories[opening] for opening in openings]
 
-    def agree(self, pictures, texts):
-        return [Agreement(1.0, 1.0) for _ in pictures]
+    def fitness(self, pictures, texts):
+        return [1.0 for _ in pictures]
 
     def places_dreams(self, documents, given):
         return [True] * len(documents)
@@ -164,8 +163,8 @@ class Ignorant:
     def write(self, openings, seed, think):
         return [Document([picture, "And then?", picture]) for picture in self.draw(openings, seed)]
 
-    def agree(self, pictures, texts):
-        return [Agreement(0.0, 0.0) for _ in pictures]
+    def fitness(self, pictures, texts):
+        return [0.0 for _ in pictures]
 
     def places_dreams(self, documents, given):
         return [False] * len(documents)
@@ -315,9 +314,9 @@ def test_no_random_number_is_shared_with_training(monkeypatch, what, least):
     assert all(name.startswith(("train-", "scaling-")) for name in re.findall(r'random\.Random\(f"([^"]*)', source))
 
 
-def test_after_a_thought_what_is_not_read_there_is_drawn_anew_and_the_best_is_kept():
+def test_after_a_thought_what_does_not_fit_it_is_drawn_anew_and_the_best_is_kept():
     """Each picture by itself, after its own thought; no try more than it takes, or than `tries`."""
-    shares = {"red": iter([0.1, 0.3, 0.2]), "blue": iter([0.4, 0.6]), "green": iter([0.5]), "": iter([0.0])}
+    found = {"red": iter([0.1, 0.3, 0.2]), "blue": iter([0.7, 0.8]), "green": iter([0.75]), "": iter([0.0])}
     drawn: list[tuple[list[str], int, Image.Image]] = []
 
     class Scripted:
@@ -329,12 +328,12 @@ def test_after_a_thought_what_is_not_read_there_is_drawn_anew_and_the_best_is_ke
             drawn.extend((document.parts, seed, picture) for document, picture in zip(documents, pictures))
             return pictures
 
-        def agree(self, pictures, texts):
-            return [Agreement(next(shares[text]), 0.0) for text in texts]
+        def fitness(self, pictures, texts):
+            return [next(found[text]) for text in texts]
 
-    told = [Document([name]) for name in shares]
+    told = [Document([name]) for name in found]
     added = interleaved.after_thoughts(Scripted(), told, [1, 1, 1, 1], 7, tries=3)
-    thoughts = {name: [" (", f"{name})"] if name else [] for name in shares}  # nothing told, nothing thought
+    thoughts = {name: [" (", f"{name})"] if name else [] for name in found}  # nothing told, nothing thought
     assert [document.parts[:-1] for document in added] == list(thoughts.values())
     red, blue, green, silent = (document[-1] for document in added)
     turns = ("red", "blue", "green", "", "red", "blue", "red")  # who told nothing cannot doubt
@@ -489,7 +488,7 @@ def test_its_own_documents_are_those_of_the_pipeline(tiny, monkeypatch):
     for think in (False, True):
         written = candidate.write(openings, 7, think)
         for number, (opening, document) in enumerate(zip(openings, written, strict=True)):
-            whole = tiny.complete(opening, seed=7 + number, guidance=2.0, steps=2, think=think)
+            whole = tiny.complete(opening, seed=7 + number, steps=2, think=think)
             assert document.text and whole.text.removeprefix(opening).strip() == document.text.strip()
             assert len(whole.pictures) == len(document.pictures) > 0
             firsts = (np.asarray(each.pictures[0], dtype=int) for each in (whole, document))

@@ -9,7 +9,6 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_tokenizer
 from torch import nn
 
 from minidream import generation
-from minidream.agreement import Agreement
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
 from minidream.events import Doubt, End, Picture, PictureComing, Preview, TextPiece, Thought, collect, to_image
@@ -163,18 +162,18 @@ def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
 
 @torch.no_grad()
 def test_a_picture_that_does_not_show_the_thought_is_drawn_again(model, monkeypatch):
-    """Each document by itself: of its tries the best is kept, no more are made once one agrees, and a picture without
+    """Each document by itself: of its tries the best is kept, no more are made once one fits, and a picture without
     a thought is not doubted."""
     processor, options = make(), {"steps": 2, "max_pictures": 1, "think": True}
-    scores = {0: iter([0.1, 0.3, 0.2]), 1: iter([0.4, 0.6])}
+    scores = {0: iter([0.1, 0.3, 0.2]), 1: iter([0.7, 0.8])}
     thoughts = {0: "a star", 1: "a ring", 2: ""}
     looked_at: list[Image.Image] = []
 
-    def agreement(_, __, pictures, texts):
+    def fitness(_, __, pictures, texts):
         looked_at.extend(pictures)
-        return [Agreement(next(scores[list(thoughts.values()).index(text)]), 0.0) for text in texts]
+        return [next(scores[list(thoughts.values()).index(text)]) for text in texts]
 
-    monkeypatch.setattr(generation, "agreement", agreement)
+    monkeypatch.setattr(generation, "fitness", fitness)
     think = InterleavedGenerator._think
 
     def thinking(self, dreaming):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from minidream.agreement import clarity
 from minidream.documents import Document
 from minidream.evaluation.candidate import PipelineCandidate, look, same
 from minidream.evaluation.comprehension import parse_caption, plain
@@ -18,7 +19,6 @@ from minidream.evaluation.creation import trials
 from minidream.evaluation.interleaved import after_thoughts
 from minidream.events import Picture, Thought, collect
 from minidream.pipeline import MiniDreamPipeline
-from minidream.verification import clarity
 from minidream.weights import MANIFEST, find_weights
 from minidream.world.draw import draw_batch
 from minidream.world.questions import ask
@@ -65,7 +65,8 @@ def test_what_is_half_mixed_is_less_clear_than_what_is_drawn(pipe: MiniDreamPipe
     drawn = draw_batch([random_scene(rng) for _ in range(64)])
     mixed = (drawn.astype(int) + drawn[::-1]) // 2
     clear, smudged = (
-        clarity(pipe, [Image.fromarray(picture) for picture in some.astype(np.uint8)]) for some in (drawn, mixed)
+        clarity(pipe.model, pipe.processor, [Image.fromarray(picture) for picture in some.astype(np.uint8)])
+        for some in (drawn, mixed)
     )
     assert np.mean(clear) > 0.8 and np.mean(np.array(clear) > smudged) > 0.9
 

@@ -461,6 +461,17 @@ def test_a_painter_may_begin_with_the_weights_of_an_earlier_run(nano: Path, tmp_
         assert all(torch.allclose(after[name].float(), value.float(), atol=1e-3) for name, value in before.items())
 
 
+def test_a_painter_may_leave_its_text_encoder_as_it_is(nano: Path, tmp_path: Path) -> None:
+    for part in ("vae", "clip"):
+        shutil.copytree(nano / part, tmp_path / part)
+    settings = {"steps": "2", "train_text_encoder": "0"}
+    train("diffusion", "nano", tmp_path, settings, init=nano / "stable-diffusion")
+    for part, alike in {"unet": False, "text_encoder": True}.items():
+        [file] = (nano / "stable-diffusion" / part).glob("*.safetensors")
+        before, after = load_file(file), load_file(tmp_path / "stable-diffusion" / part / file.name)
+        assert all(torch.equal(after[name].float(), value.float()) for name, value in before.items()) == alike
+
+
 def test_first_weights_stand_for_the_stage_before(nano: Path, tmp_path: Path) -> None:
     """Who goes on from a finished MiniDream needs the frozen parts beside it, and no stage that it contains."""
     for part in ("clip", "llm", "stable-diffusion"):

@@ -7,13 +7,13 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokeniz
 
 from minidream import batch as batch_module
 from minidream import verification
-from minidream.agreement import agreement, expectation
+from minidream.agreement import agreement, clarity, expectation, fitness
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.events import End, TextPiece, to_image
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
-from minidream.verification import Verdict, attributes, clarity, differences
+from minidream.verification import Verdict, attributes, differences
 
 A, B, C = (to_image(pixels) for pixels in tiny_pictures(3))
 
@@ -121,31 +121,38 @@ def test_what_words_let_expect_is_the_probability_of_the_text_and_its_bracket(pi
 def test_a_verdict_asks_from_both_ends(pipe, monkeypatch):
     """The mean of: what was asked, of the picture; what was read, after the words and what earlier pictures show. It
     counts as far as the picture is clear."""
-    monkeypatch.setattr(verification, "SMUDGED", 0.5)  # this decoder, untrained, changes everything
+    monkeypatch.setattr("minidream.agreement.SMUDGED", 0.5)  # this decoder, untrained, changes everything
     document = Document([A, "it lands.", B])
     [verdict] = pipe.verify(document, given=1)
     of_picture = agreement(pipe.model, pipe.processor, [B], [verdict.told])
     words = f"({pipe.caption(A)}) it lands. ("
     of_words = expectation(pipe.model, pipe.processor, [words], [verdict.read])
-    [clear] = clarity(pipe, [B])
+    [clear] = clarity(pipe.model, pipe.processor, [B])
     assert verdict.score == pytest.approx(clear * (of_picture[0].score + of_words[0].score) / 2, rel=1e-3, abs=0)
 
 
 def test_a_picture_is_clear_that_the_decoder_can_keep(pipe, monkeypatch):
     """By hand: the mean square of what encoding and decoding changes the second time, of pixels from 0 to 1."""
-    monkeypatch.setattr(verification, "SMUDGED", 0.01)
-    decoder, [found] = pipe.model.decoder, clarity(pipe, [A])
+    monkeypatch.setattr("minidream.agreement.SMUDGED", 0.01)
+    decoder, [found] = pipe.model.decoder, clarity(pipe.model, pipe.processor, [A])
     once = decoder.decode(decoder.encode(pipe.processor.picture(A)[None]))
     change = (once / 255 - decoder.decode(decoder.encode(once)) / 255).square().mean()
     assert 0.01 < found < 0.99 and found == pytest.approx(float((-change / 0.01).exp()), rel=1e-4)
     monkeypatch.setattr(type(decoder), "decode", lambda self, latents: pipe.processor.picture(A)[None])
-    assert clarity(pipe, [A]) == [1.0] and clarity(pipe, []) == []
+    assert clarity(pipe.model, pipe.processor, [A]) == [1.0] and clarity(pipe.model, pipe.processor, []) == []
+
+
+def test_a_picture_fits_that_shows_its_words_clearly(pipe, monkeypatch):
+    monkeypatch.setattr("minidream.agreement.SMUDGED", 0.5)
+    parts, texts = (pipe.model, pipe.processor, [A, B]), ["a star", "a ring"]
+    by_hand = [read.share * clear for read, clear in zip(agreement(*parts, texts), clarity(*parts), strict=True)]
+    assert min(by_hand) > 0 and by_hand == pytest.approx(fitness(*parts, texts), rel=1e-4, abs=0)
 
 
 def test_a_batch_is_judged_as_one_by_one(pipe, monkeypatch):
     documents = [Document(["a red circle.", A, "it lands.", B]), Document([C]), Document(["a star", C])]
     monkeypatch.setattr(batch_module, "AT_ONCE", 2)
-    monkeypatch.setattr(verification, "SMUDGED", 0.5)
+    monkeypatch.setattr("minidream.agreement.SMUDGED", 0.5)
     for each, alone in zip(pipe.verify(documents), map(pipe.verify, documents), strict=True):
         assert [v.told for v in each] == [v.told for v in alone]
         assert [v.score for v in each] == pytest.approx([v.score for v in alone], rel=1e-3, abs=0)

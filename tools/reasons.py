@@ -18,10 +18,12 @@ from minidream.pictures import write_atomically
 from minidream.world.captions import understand
 from minidream.world.corpora import render
 from minidream.world.scene import HELD_OUT_PAIRS, Scene, random_scene
+from minidream.world.words import name
 from tools.tables import RESULTS
 
 N = 120  # documents of each kind, captions; half as many pictures of each category
 REFUSED, THOUGHT, OTHER = "the reader refuses the picture", "it told itself something wrong", "another fact is wrong"
+MIXED_UP = "it takes the other name's thing"
 
 
 def pictures(candidate: PipelineCandidate, held_out: bool) -> Iterable[str]:
@@ -31,9 +33,9 @@ def pictures(candidate: PipelineCandidate, held_out: bool) -> Iterable[str]:
         yield "" if constraint.satisfied(scene) else OTHER if scene else REFUSED
 
 
-def documents(candidate: PipelineCandidate, name: str) -> Iterable[str]:
+def documents(candidate: PipelineCandidate, task: str) -> Iterable[str]:
     """Documents with `think`; of one that fails, why its first wrong picture does."""
-    kind, right = interleaved.FOLLOWED[name]
+    kind, right = interleaved.FOLLOWED[task]
     told = interleaved.stories(kind, N, 5)
     thoughts: list[list[Scene | None]] = [[] for _ in told]
 
@@ -52,6 +54,20 @@ def documents(candidate: PipelineCandidate, name: str) -> Iterable[str]:
             continue
         truth, shown, thought = wrong[0]
         yield THOUGHT if not right(truth, thought) else OTHER if shown else REFUSED
+
+
+def names(candidate: PipelineCandidate, bound: int) -> Iterable[str]:
+    """What it tells itself to draw of a made-up name, where true pictures bound so many of them."""
+    told = [story for story in interleaved.stories("name", 2 * N, 5) if len(story.scenes) == bound + 1]
+    said = candidate.tell_next([render(story.document_plan[:-1]) for story in told], [story.given for story in told])
+    for story, words in zip(told, said, strict=True):
+        *shown, truth = story.scenes
+        thought = understand(f"({words})")
+        if same(truth, thought):
+            yield ""
+            continue
+        others = {name(scene.things[0]) for scene in shown} - {name(thing) for thing in truth.things}
+        yield MIXED_UP if thought and others & {name(thing) for thing in thought.things} else OTHER
 
 
 def captions(pipe: MiniDreamPipeline) -> Iterable[str]:
@@ -78,13 +94,15 @@ def main() -> None:
         "pictures of held-out captions": pictures(candidate, True),
         "stories with think": documents(candidate, "pictures"),
         "facts with think": documents(candidate, "picture_only_facts"),
+        "thoughts of the only made-up name": names(candidate, 1),
+        "thoughts of one of two made-up names": names(candidate, 2),
         "captions of held-out scenes": captions(pipe),
     }
     result: dict[str, Any] = {"settings": {"weights": digest(pipe.model)}}
-    for name, reasons in found.items():
+    for what, reasons in found.items():
         counted = Counter(reasons)
-        result[name] = {"right": counted.pop("", 0)} | dict(counted.most_common())
-        print(f"{name}: {result[name]}", flush=True)
+        result[what] = {"right": counted.pop("", 0)} | dict(counted.most_common())
+        print(f"{what}: {result[what]}", flush=True)
     write_atomically(RESULTS / "reasons.json", (json.dumps(result, indent=2) + "\n").encode())
 
 

@@ -185,8 +185,9 @@ def trusted() -> str:
     result = read("trust.json")
     rows = [("what", "asked", "measured")]
     for name, path in TRUSTED.items():
-        least = asked(("trust", *path))
-        rows.append((name, "" if least is None else f"{least:g}", cell(leaf(result, ("trust", *path)), least)))
+        least, found = asked(("trust", *path)), leaf(result, ("trust", *path))
+        if found is not None:  # where nothing is wrong, nothing tells right from wrong
+            rows.append((name, "" if least is None else f"{least:g}", cell(found, least)))
     return f"{table(*rows)}\n\n{made_by(result, 'trust.json')}"
 
 

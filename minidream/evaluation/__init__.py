@@ -75,7 +75,7 @@ def evaluate(
     weights: Path | None = None,
     *,
     partial: Path | None = None,
-    guidance: float = 2.0,
+    guidance: float = 1.5,
     steps: int = 12,
     device: str | None = None,
     processes: int = 1,

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
-from minidream.agreement import Agreement, agreement
+from minidream.agreement import fitness
 from minidream.batch import IGNORED, batches
 from minidream.documents import Document
 from minidream.errors import UserError
@@ -66,8 +66,8 @@ class Candidate(Protocol):
     def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
         """What the candidate writes and draws after each opening, until it ends by itself."""
 
-    def agree(self, pictures: list[Image.Image], texts: list[str]) -> list[Agreement]:
-        """How readily the candidate, looking at each picture, would say its text."""
+    def fitness(self, pictures: list[Image.Image], texts: list[str]) -> list[float]:
+        """How well the candidate finds that each picture shows its text."""
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         """For each finished document, whether the candidate would begin a picture exactly where one stands."""
@@ -103,7 +103,7 @@ def same(truth: Scene, shown: Scene | None) -> bool:
 class PipelineCandidate:
     """A `MiniDreamPipeline` as a candidate, with `guidance` and `steps` for all it draws."""
 
-    def __init__(self, pipe: Any, guidance: float = 2.0, steps: int = 12) -> None:
+    def __init__(self, pipe: Any, guidance: float = 1.5, steps: int = 12) -> None:
         self.pipe, self.guidance, self.steps = pipe, guidance, steps
 
     def draw(self, captions: list[str], seed: int) -> list[Image.Image]:
@@ -179,8 +179,8 @@ class PipelineCandidate:
                 collect(written[some[event.document]], event)
         return written
 
-    def agree(self, pictures: list[Image.Image], texts: list[str]) -> list[Agreement]:
-        return agreement(self.pipe.model, self.pipe.processor, pictures, texts)
+    def fitness(self, pictures: list[Image.Image], texts: list[str]) -> list[float]:
+        return fitness(self.pipe.model, self.pipe.processor, pictures, texts)
 
     def places_dreams(self, documents: list[Document], given: list[int]) -> list[bool]:
         placed: list[bool] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minidream.agreement import AGREES
+from minidream.agreement import FITS
 from minidream.documents import Document
 from minidream.evaluation.candidate import HALVES, Candidate, dice, look, same
 from minidream.evaluation.comprehension import plain
@@ -45,18 +45,18 @@ def after_thoughts(
     candidate: Candidate, documents: list[Document], given: list[int], seed: int, tries: int = SamplingOptions.tries
 ) -> list[Document]:
     """What the candidate tells itself to draw, and the picture drawn after its own words; anew, up to `tries` times in
-    all, if it does not read them there (the options `think` and `tries`)."""
+    all, if it does not read them there clearly (the options `think` and `tries`)."""
     told = candidate.tell_next(documents, given)
     thoughts = [Document([OPENING, words + CLOSING]) if words else Document() for words in told]
     begun = [document + thought for document, thought in zip(documents, thoughts)]
     best = candidate.draw_next(begun, given, seed)
-    fits = candidate.agree(best, told) if tries > 1 else []
+    fits = candidate.fitness(best, told) if tries > 1 else []
     for turn in range(1, tries):
-        again = [i for i, fit in enumerate(fits) if told[i] and fit.share < AGREES]
+        again = [i for i, fit in enumerate(fits) if told[i] and fit < FITS]
         if not again:
             break
         drawn = candidate.draw_next([begun[i] for i in again], [given[i] for i in again], seed + turn * STRIDE)
-        for i, picture, fit in zip(again, drawn, candidate.agree(drawn, [told[i] for i in again])):
+        for i, picture, fit in zip(again, drawn, candidate.fitness(drawn, [told[i] for i in again])):
             if fit > fits[i]:
                 best[i], fits[i] = picture, fit
     return [thought + Document([picture]) for thought, picture in zip(thoughts, best, strict=True)]

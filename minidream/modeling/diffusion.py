@@ -139,7 +139,7 @@ class ImageDecoder(nn.Module):
         condition: Tensor,
         null_condition: Tensor | None = None,
         *,
-        guidance: float = 2.0,
+        guidance: float = 1.5,
         steps: int = 12,
         solver: str = "dpm",
         generators: Sequence[torch.Generator] | None = None,

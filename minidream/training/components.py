@@ -245,11 +245,8 @@ class DiffusionTask:
             norm_num_groups=16,
         )
         self.vae = load_part(AutoencoderKL, vae, "the VAE").requires_grad_(False)
-        parts: dict[str, Any] = {
-            "unet": unet,
-            "text_encoder": load_part(CLIPModel, clip, "the CLIP").text_model,
-            "vae": self.vae,
-        }
+        text_encoder = load_part(CLIPModel, clip, "the CLIP").text_model.requires_grad_(recipe.train_text_encoder)
+        parts: dict[str, Any] = {"unet": unet, "text_encoder": text_encoder, "vae": self.vae}
         self.modules = torch.nn.ModuleDict(parts)
 
     def batch(self, rng: random.Random) -> tuple[list[Scene], list[str]]:

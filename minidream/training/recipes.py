@@ -56,6 +56,7 @@ class Recipe:
     whitened: bool = False  # train the condition projector in the coordinates of `whitening`
     timestep_bias: float = 1.0  # above 1, the dream loss is asked more often where there is more noise
     teacher: bool = True  # distil what the UNet says under the picture's caption, not the sampled noise
+    train_text_encoder: bool = True  # with the UNet; Stable Diffusion's is frozen, but ours has read so little
     mixture: dict[str, float] = field(default_factory=dict)
     trainable: tuple[str, ...] = ()
     seed: int = 0
