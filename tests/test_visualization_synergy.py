@@ -87,3 +87,14 @@ def test_power_grows_with_pairs_and_gain() -> None:
     few, many = (lesson.found_by(0.03, 0.03, runs) for runs in (3, 12))
     assert few < many < lesson.found_by(0.06, 0.03, 12)
     assert lesson.found_by(0.0, 0.03, 5) == pytest.approx(0.025, abs=0.01)  # by chance, on this side
+
+
+def test_in_the_clinic_both_bugs_narrow_the_interval_and_leave_the_mean_alone():
+    gain = Gain([0.11, 0.11, 0.16, 0.1, 0.1], [0.15, 0.13, 0.14, 0.16, 0.19])
+    reports = lesson.clinic(gain)
+    assert reports["healthy"] == (gain.differences, gain.difference)
+    widths = {who: found["high"] - found["mean"] for who, (_, found) in reports.items()}
+    assert len({round(found["mean"], 4) for _, found in reports.values()}) == 1
+    assert widths["patient 2"] / widths["healthy"] == pytest.approx(1.96 / 2.776, rel=0.01)
+    assert widths["patient 1"] < widths["healthy"] / 2
+    assert sorted(reports["patient 1"][0]) != pytest.approx(sorted(gain.differences))

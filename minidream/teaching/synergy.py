@@ -17,7 +17,8 @@ from torch import Tensor
 
 from minidream.ablation import budget_of, synergy
 from minidream.ablation.grids import LEARNS
-from minidream.evaluation.statistics import student
+from minidream.ablation.synergy import Gain
+from minidream.evaluation.statistics import Leaf, leaf, paired, student
 from minidream.teaching import Exercise, Mistake
 from minidream.training.dream import DreamTask
 from minidream.training.loop import fit
@@ -126,6 +127,19 @@ def found_by(gain: float, scatter: float, runs: int, draws: int = 4000) -> float
     differences = np.random.default_rng(0).normal(gain, scatter, (draws, runs))
     wide = student(runs - 1) * differences.std(1, ddof=1) / math.sqrt(runs)
     return float((differences.mean(1) > wide).mean())
+
+
+def clinic(gain: Gain) -> dict[str, tuple[list[float], Leaf]]:
+    """The same runs as three colleagues analyse them: the differences, and the mean's interval. Two have a bug."""
+    right, n = gain.difference, len(gain.differences)
+    ranked = [after - before for before, after in zip(sorted(gain.before), sorted(gain.after), strict=True)]
+    wide = 1.96 * float(np.std(gain.differences, ddof=1)) / math.sqrt(n)  # as if their scatter were known
+    hasty = leaf(right["mean"], right["mean"] - wide, right["mean"] + wide, n)
+    return {
+        "healthy": (gain.differences, right),
+        "patient 1": (ranked, paired(ranked)),
+        "patient 2": (gain.differences, hasty),
+    }
 
 
 # -- the exercises ----------------------------------------------------------------------------------------------------

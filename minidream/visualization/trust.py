@@ -120,14 +120,15 @@ def bells(real: Any, made: Mapping[str, Any], axis: str, alt: str = "") -> Figur
     return figure
 
 
-def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float = 0.0) -> Figure:
-    """Measured shares with their 95 % intervals: a row for each name, a mark of its own for each series in it.
+def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float = 0.0, high: float = 1.0) -> Figure:
+    """Measured shares with their 95 % intervals: a row for each name, a mark of its own for each series in it. The axis
+    goes from `low` to `high`, or farther: no interval is cut.
 
     Raises ValueError without alt text.
     """
     series = list(dict.fromkeys(name for some in rows.values() for name in some))
-    high = max(0.19 * len(series), *(0.17 * (1 + name.count("\n")) for name in rows))  # inches a row
-    figure = Figure(figsize=(7.6, 0.9 + high * len(rows)), dpi=_DPI, facecolor=PALETTE["paper"])
+    tall = max(0.19 * len(series), *(0.17 * (1 + name.count("\n")) for name in rows))  # inches a row
+    figure = Figure(figsize=(7.6, 0.9 + tall * len(rows)), dpi=_DPI, facecolor=PALETTE["paper"])
     axes = figure.add_axes((0.3, 0.6 / figure.get_figheight(), 0.66, 1 - 0.95 / figure.get_figheight()))
     for at, some in enumerate(rows.values()):
         for number, name in enumerate(series):
@@ -140,11 +141,11 @@ def intervals(rows: Mapping[str, Leaves], axis: str, alt: str = "", low: float =
             axes.plot(leaf["mean"], y, mark, color=PALETTE[color], markersize=5.5, label=label)
     for at in range(1, len(rows)):
         axes.axhline(at - 0.5, color=PALETTE["text"], linewidth=0.3)
-    ends = [leaf["low"] for some in rows.values() for leaf in some.values() if leaf]
-    left = min(low, *ends) - 0.01  # no interval is cut
-    if min(ends) < 0:  # a gain may be a loss
+    leaves = [leaf for some in rows.values() for leaf in some.values() if leaf]
+    left, right = min(low, *(leaf["low"] for leaf in leaves)), max(high, *(leaf["high"] for leaf in leaves))
+    if left < 0:  # a gain may be a loss
         axes.axvline(0, color=PALETTE["text"], linewidth=0.8, linestyle=":")
-    axes.set(xlim=(left, 1.005), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)
+    axes.set(xlim=(left - 0.01 * high, right + 0.005 * high), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)
     axes.set_yticks(range(len(rows)), list(rows))
     if len(series) > 1:
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(series), fontsize=8, frameon=False)
