@@ -140,6 +140,27 @@ def similarities(model: Any, tokenizer: Any, scene: Scene, fact: str) -> dict[st
     return dict(zip(changed, (picture @ captions.T)[0].tolist()))
 
 
+@torch.no_grad()
+def clinic(
+    model: Any, tokenizer: Any, scenes: Sequence[Scene], captions: Sequence[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What four programs make of the same N pictures and K captions: embeddings (N, D) and (K, D), of length 1. Three
+    of them open `model` with a bug."""
+
+    def seen(drawn: Tensor) -> Tensor:
+        return F.normalize(model.visual_projection(model.vision_model(pixel_values=drawn).pooler_output))
+
+    drawn = pixels(list(scenes), CPU, model.config.vision_config.image_size)
+    said = embed_captions(model, tokenizer, captions)
+    states = model.text_model(**tokenize(tokenizer, list(captions), CPU)).last_hidden_state
+    return {
+        "healthy": (seen(drawn), said),
+        "patient 1": (seen(drawn.flip(1)), said),  # the channels
+        "patient 2": (seen((drawn + 1) / 2), said),
+        "patient 3": (seen(drawn), F.normalize(model.text_projection(states[:, -1]))),
+    }
+
+
 # -- what a linear probe is asked for ---------------------------------------------------------------------------------
 
 
