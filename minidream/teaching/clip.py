@@ -151,13 +151,13 @@ def clinic(
         return F.normalize(model.visual_projection(model.vision_model(pixel_values=drawn).pooler_output))
 
     drawn = pixels(list(scenes), CPU, model.config.vision_config.image_size)
-    said = embed_captions(model, tokenizer, captions)
+    right, said = seen(drawn), embed_captions(model, tokenizer, captions)
     states = model.text_model(**tokenize(tokenizer, list(captions), CPU)).last_hidden_state
     return {
-        "healthy": (seen(drawn), said),
+        "healthy": (right, said),
         "patient 1": (seen(drawn.flip(1)), said),  # the channels
         "patient 2": (seen((drawn + 1) / 2), said),
-        "patient 3": (seen(drawn), F.normalize(model.text_projection(states[:, -1]))),
+        "patient 3": (right, F.normalize(model.text_projection(states[:, -1]))),
     }
 
 
