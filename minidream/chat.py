@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minidream.documents import Document
+from minidream.documents import Document, as_document
 from minidream.errors import ContextWarning, UserError
 from minidream.events import Event, collect
 from minidream.processing import question_prompt
@@ -128,13 +128,16 @@ class Chat:
 def checked(turns: Iterable[tuple[str, Prompt]]) -> list[Turn]:
     """The turns as documents without empty parts. Raises `UserError` if one is empty or out of turn."""
     spoken = []
-    for number, (role, said) in enumerate(turns, 1):
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, tuple | list) or len(turn) != 2:
+            raise UserError(f"turn {number} is no pair of a role and what was said: write ('user', 'Draw a star.')")
+        role, said = turn
         if role != ROLES[(number + 1) % 2]:
             raise UserError(
                 f"turn {number} is said by {role!r}: a conversation begins with the user, then user and assistant take "
                 "turns"
             )
-        document = _spoken(said if isinstance(said, Document) else Document([said]))
+        document = _spoken(as_document(said))
         if not document:
             raise UserError(f"turn {number} ({role}) is empty: say something, or show a picture")
         spoken.append(Turn(role, document))

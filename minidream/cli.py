@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import math
 import os
 import signal
@@ -205,16 +206,30 @@ def _is_disk_error(error: Exception) -> bool:
     return isinstance(error, OSError) or (safetensors is not None and isinstance(error, safetensors.SafetensorError))
 
 
+def _can_print() -> bool:
+    """Whether the output takes what is printed. If not (nobody reads it, its disk is full), it goes nowhere from now
+    on, or Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name; else `sys.argv`) and return the exit code: 0, 2 or 130."""
     # Before torch is imported: idle threads must not spin when the cores are shared, and nothing asks the network.
     for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal lacks is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
     try:
         options = _parser().parse_args(arguments)
         keeping = options.run in (commands.train, commands.ablate)  # they keep what is done themselves
         with nullcontext() if keeping else _stopping(), _warning_in_one_line():
             options.run(options)
+            sys.stdout.flush()
         return 0
     except UserError as error:
         return _fail(error, 2)
@@ -223,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_disk_error(error):
             raise
+        if not _can_print():
+            return _fail("its output could not be printed: what it was to write to files is written, look there", 2)
         return _fail(_disk_error(error), 2)
 
 

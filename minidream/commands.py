@@ -55,11 +55,11 @@ FOR_PICTURES = ("seed", "guidance", "steps", "solver")
 
 def write(options: argparse.Namespace) -> None:
     """Go on from a prompt, and save the document."""
-    from minidream.documents import Document, check_suffix
+    from minidream.documents import Document, check_target
     from minidream.pictures import load_picture
 
-    check_suffix(options.output)
     _check_place(options.output)
+    check_target(options.output)
     parts = [] if options.picture is None else [load_picture(options.picture)]
     for_words = _given(options, "temperature", "top_p", "max_tokens", "max_pictures", "think", "tries")
     document = _pipeline().complete(Document([*parts, options.prompt]), **_given(options, *FOR_PICTURES), **for_words)
@@ -123,10 +123,10 @@ def evaluate(options: argparse.Namespace) -> None:
         kept = "finished sections are kept, go on with the same command"
         lost = "nothing is kept: with --json FILE, finished sections would be"
         raise KeyboardInterrupt(lost if options.json is None else kept) from None
-    print(evaluation.table(result))
-    if options.json is not None:
+    if options.json is not None:  # before it is told: whoever reads may have gone
         write_atomically(options.json, (json.dumps(result, indent=2) + "\n").encode())
         chosen["partial"].unlink(missing_ok=True)
+    print(evaluation.table(result))
 
 
 def ablate(options: argparse.Namespace) -> None:

@@ -27,6 +27,10 @@ DOCUMENT_SUFFIXES = (".html", ".md", ".json")  # what `save` writes
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 _APART = "<!-- -->"  # keeps two texts in a row apart in Markdown
+# ![alt](file "title"): brackets within the alt text, and parentheses within the file's name, come in pairs.
+_SHOWN = (
+    r"""!\[(?:\[[^\[\]]*\]|[^\[\]])*\]\(\s*(<[^<>\n]*>|(?:\([^()\s]*\)|[^\s()])+)(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)"""
+)
 Part = str | Image.Image
 
 
@@ -34,8 +38,8 @@ def _data_url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode()
 
 
-def _picture_at(source: str, folder: Path) -> Image.Image:
-    """The picture of a data URL, or of a file named relative to `folder`."""
+def _picture_at(source: str, folder: Path, quoted: bool = True) -> Image.Image:
+    """The picture of a data URL, or of a file named relative to `folder`; `quoted`, as URLs are."""
     if found := _DATA_URL.match(source):
         try:
             data = base64.b64decode(source[found.end() :])
@@ -46,7 +50,7 @@ def _picture_at(source: str, folder: Path) -> Image.Image:
         raise UserError("a picture within the document is no base64 PNG, JPEG or WebP: save it beside it, and name it")
     if "://" in source:
         raise UserError(f"the document shows {source} from the web: save the picture beside the document and name it")
-    return load_picture(folder / unquote(source))
+    return load_picture(folder / (unquote(source) if quoted else source))
 
 
 class Document:
@@ -149,7 +153,8 @@ class Document:
                 url, index = str(info.get("raw_url", "")), int(info["matched_text_index"])
                 if not -1 <= index < len(texts):
                     raise UserError(f"a picture is matched to sentence {index}, not there: mend matched_text_index")
-                places[index + 1].append(_picture_at(url if _DATA_URL.match(url) else info["image_name"], folder))
+                source = url if _DATA_URL.match(url) else info["image_name"]
+                places[index + 1].append(_picture_at(source, folder, quoted=False))
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -175,19 +180,19 @@ class Document:
         """Read Markdown: a picture at each `![alt](file)`, all between two pictures as one text. Blank lines at a
         text's ends are dropped. Raises `UserError` for a picture that is missing."""
         document = cls()
-        pieces = re.split(rf"{_APART}|!\[[^\]]*\]\(\s*(\S+?)(?:\s+\"[^\"]*\")?\s*\)", content)  # text, file, text ...
+        pieces = re.split(f"{_APART}|{_SHOWN}", content)  # text, file, text ...
         for text, picture in zip(pieces[::2], [*pieces[1::2], None]):
             if words := text.replace("\r\n", "\n").strip("\n"):
                 document.append(re.sub(r"([!<])\\(\\*)(\[|!--)", r"\1\2\3", words))
             if picture:
-                document.append(_picture_at(picture, folder))
+                document.append(_picture_at(picture.strip("<>"), folder))
         return document
 
     def save(self, path: str | Path) -> Path:
         """Write the document by the path's suffix: .html, .json (MMC4) or .md (PNGs beside it). Returns the path.
         Raises `UserError` for another suffix, OSError if it cannot be written; then nothing is."""
         path = Path(path)
-        check_suffix(path)
+        check_target(path)
         if path.suffix == ".md":
             content, pictures = self.to_markdown(path.stem)
             files = {path.with_name(name): data for name, data in pictures.items()}
@@ -207,7 +212,7 @@ class Document:
         if path.suffix not in (*DOCUMENT_SUFFIXES, ".jsonl"):
             raise UserError(f"{path} is no document (.html, .md, .json, .jsonl) and no picture (.png, .jpg, .webp)")
         try:
-            content = path.read_bytes().decode()
+            content = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
         except FileNotFoundError:
             raise UserError(f"{path} does not exist: check the path") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -264,10 +269,22 @@ class _Page(HTMLParser):
         self._words = None
 
 
-def check_suffix(path: Path) -> None:
-    """Raise `UserError` if a document cannot be saved at `path`."""
+def as_document(prompt: Part | Document) -> Document:
+    """A prompt as a document. Raises `UserError` for the name of a file that is there: it would be read as words."""
+    if isinstance(prompt, str) and prompt.endswith((*PICTURE_SUFFIXES, *DOCUMENT_SUFFIXES)) and Path(prompt).is_file():
+        raise UserError(f"{prompt} is the name of a file: open it with Document.load({prompt!r})")
+    return prompt if isinstance(prompt, Document) else Document([prompt])
+
+
+def check_target(path: Path) -> None:
+    """Raise `UserError` if a document cannot be saved at `path`; nor may a new Markdown file's pictures take the place
+    of others."""
     if path.suffix not in DOCUMENT_SUFFIXES:
         raise UserError(f"{path} has no suffix that a document is saved by: name it .html, .md or .json")
+    if path.suffix == ".md" and not path.exists() and path.parent.is_dir():
+        own = re.compile(rf"{re.escape(path.stem)}-\d+\.png")
+        if taken := sorted(file.name for file in path.parent.iterdir() if own.fullmatch(file.name)):
+            raise UserError(f"{taken[0]}, beside {path}, would be replaced: choose another name, or move it away")
 
 
 def _key(part: Part) -> object:

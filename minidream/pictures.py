@@ -11,12 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from minidream.errors import UserError
 
 MAX_PIXELS = 16_000_000  # Pillow's own limit is 89 million, and only a warning
 FORMATS = ("PNG", "JPEG", "WEBP")
+ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held
+UPRIGHT = {  # what brings it upright again
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_picture(source: str | Path | io.BytesIO) -> Image.Image:
@@ -34,7 +44,9 @@ def load_picture(source: str | Path | io.BytesIO) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            # By hand: Pillow's exif_transpose writes all of the tags anew, and fails at one of a wrong type.
+            turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+            return to_rgb(image if turn is None else image.transpose(turn))
     except FileNotFoundError:
         raise UserError(f"{name} does not exist: check the path") from None
     except PermissionError:
@@ -69,11 +81,13 @@ def fit_picture(image: Image.Image, side: int) -> Image.Image:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all of the files or, if one cannot be written or the disk is full, none. Raises OSError."""
+    """Write all of the files or, if one cannot be written or the disk is full, none. Where a link stands, the file that
+    it names is written. Raises OSError."""
+    contents = {path.resolve(): content for path, content in contents.items()}
     for path in contents:
         if path.exists() and not path.is_file():
             raise FileExistsError(errno.EEXIST, "not a file", str(path))
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.writing") for path in contents}
+    temporary = {path: path.with_name(f".{os.getpid()}-{number}.writing") for number, path in enumerate(contents)}
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from minidream.batch import batches
 from minidream.chat import Chat
-from minidream.documents import Document
+from minidream.documents import Document, as_document
 from minidream.errors import UserError
 from minidream.events import Event, TextPiece, collect, to_image, whole
 from minidream.explanation import Explanation, explain
 from minidream.generation import stream
-from minidream.modeling.loading import open_tokenizer
+from minidream.modeling.loading import first_line, open_tokenizer
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor, caption_prompt, visual_question
 from minidream.sampling import SamplingOptions, sample_latents
@@ -85,8 +85,12 @@ class MiniDreamPipeline:
             self.processor.save_pretrained(temporary)
 
     def to(self, device: str | torch.device) -> MiniDreamPipeline:
-        """Move the model; the pictures and texts that come out are the same up to rounding."""
-        self.model.to(device)
+        """Move the model; the pictures and texts that come out are the same up to rounding. Raises `UserError` for a
+        device that is not there."""
+        try:
+            self.model.to(device)
+        except (AssertionError, RuntimeError) as error:  # torch's words for it
+            raise UserError(f"the model cannot be moved to {device} ({first_line(error)}): choose another") from None
         return self
 
     def draw(
@@ -106,12 +110,12 @@ class MiniDreamPipeline:
         if not all(isinstance(caption, str) for caption in (*captions, negative or "")):
             raise UserError("captions are texts: to draw what comes next in a document, use complete or stream")
         options = SamplingOptions(guidance=guidance, steps=steps, seed=seed, solver=solver)
-        return self._draw([Document([caption]) for caption in captions], options, negative)
+        return self._draw([as_document(caption) for caption in captions], options, negative)
 
     @torch.no_grad()
     def condition(self, documents: Prompt | Sequence[Prompt]) -> Tensor:
         """What the UNet's cross-attention sees if a picture follows here (Eq. 3): (B, Q, D)."""
-        batch = [_document(document) for document in ([documents] if isinstance(documents, Prompt) else documents)]
+        batch = [as_document(document) for document in ([documents] if isinstance(documents, Prompt) else documents)]
         if not batch or any(not document.pictures and not document.text.strip() for document in batch):
             raise UserError("there is nothing to draw from: give a caption, or a document with a text or a picture")
         inputs = self.processor(batch, "text_to_image", padding_side="left", generation_prompt=True)
@@ -136,7 +140,10 @@ class MiniDreamPipeline:
             raise UserError("a question is a text: what else it is about stands in the document before it")
         if not all(asked.strip() for asked in questions):
             raise UserError("the question is empty: ask something")
-        prompts = [visual_question(_document(shown), asked.strip()) for shown, asked in zip(abouts, questions)]
+        documents = [as_document(shown) for shown in abouts]
+        if not all(document.pictures or document.text.strip() for document in documents):
+            raise UserError("there is nothing to ask about: give a picture, or a document with a text or a picture")
+        prompts = [visual_question(document, asked.strip()) for document, asked in zip(documents, questions)]
         answers = self._say(prompts, sampling)
         return answers[0] if single else answers
 
@@ -161,7 +168,7 @@ class MiniDreamPipeline:
         """The document with its continuation, texts and pictures; or each of many. Interrupted by Ctrl-C, it gives what
         has been made so far."""
         single = isinstance(document, Prompt)
-        documents = [_document(each) for each in ([document] if single else document)]
+        documents = [as_document(each) for each in ([document] if single else document)]
         continued = [Document(each.parts) for each in documents]
         try:
             for index, event in self._events(documents, sampling):
@@ -178,7 +185,7 @@ class MiniDreamPipeline:
     ) -> Iterator[Event]:
         """What `complete` does, event by event (see `minidream.generation`); a list is one batch. `prompt_parts`: which
         parts of each are given (all, if None); the others are the model's own."""
-        documents = [_document(each) for each in ([document] if isinstance(document, Prompt) else document)]
+        documents = [as_document(each) for each in ([document] if isinstance(document, Prompt) else document)]
         return stream(self.model, self.processor, documents, _options(sampling), prompt_parts)
 
     def chat(self, turns: Iterable[tuple[str, Prompt]] = (), **sampling: Any) -> Chat:
@@ -198,7 +205,7 @@ class MiniDreamPipeline:
         pictures before the first word. Raises `UserError` for a damaged picture, or more words than the context holds.
         """
         single = isinstance(document, Prompt)
-        documents = [_document(each) for each in ([document] if single else document)]
+        documents = [as_document(each) for each in ([document] if single else document)]
         starts = [given] * len(documents) if isinstance(given, int) else list(given)
         if len(starts) != len(documents):
             raise UserError(f"given names {len(starts)} numbers for {len(documents)} documents: one for all, or each")
@@ -217,9 +224,11 @@ class MiniDreamPipeline:
         """Of `n` pictures drawn from a caption, or next in a document, the one with the best verdict; or of each of
         many. With n = 1 it is the picture that `draw` gives."""
         single = isinstance(prompt, Prompt)
-        prompts = [_document(each) for each in ([prompt] if single else prompt)]
-        if n < 1:
-            raise UserError(f"n must be at least 1, not {n}: it is how many pictures are drawn to choose from")
+        prompts = [as_document(each) for each in ([prompt] if single else prompt)]
+        if not isinstance(n, int) or n < 1:
+            raise UserError(
+                f"n must be a whole number of at least 1, not {n!r}: it is how many pictures are drawn to choose from"
+            )
         options = _options(sampling)
         seeds = [options.seed] * len(prompts) if isinstance(options.seed, int) else list(options.seed)
         tries = [replace(options, seed=[(seed + k * STRIDE) % 2**63 for seed in seeds]) for k in range(n)]
@@ -271,10 +280,6 @@ class MiniDreamPipeline:
             seeds = options.seed if isinstance(options.seed, int) else [options.seed[index] for index in some]
             for event in whole(self.stream([documents[index] for index in some], **{**sampling, "seed": seeds})):
                 yield some[event.document], event
-
-
-def _document(prompt: Prompt) -> Document:
-    return prompt if isinstance(prompt, Document) else Document([prompt])
 
 
 def _options(sampling: dict[str, Any]) -> SamplingOptions:

@@ -100,12 +100,14 @@ class MiniDreamProcessor:
         So many whole parts are left out that what goes on has room for a picture; the last one stays. A
         `ContextWarning` says so.
         """
-        if self.length(document, given) < self.max_length:
+        last = document[-1:]
+        alone = self.length(last, {0} if len(document) - 1 in given else ())
+        if self.length(document, given) < self.max_length or alone >= self.max_length:  # or nothing can be done
             return document, given
         for first in range(1, len(document)):
             rest = document[first:]
             kept = frozenset(index - first for index in range(first, len(document)) if index in given)
-            if first + 1 == len(document) or self.length(rest, kept) <= self.max_length - self.picture_length:
+            if first + 1 == len(document) or self.length(rest, kept) < self.max_length - self.picture_length:
                 left_out = "part is" if first == 1 else f"{first} parts are"
                 warnings.warn(
                     f"the prompt is longer than the context of {self.max_length} tokens: its first {left_out} not read",
@@ -186,7 +188,12 @@ class MiniDreamProcessor:
         return self._batch(rows, padding_side == "left", pack)
 
     def picture(self, image: Image.Image) -> Tensor:
-        """One picture as uint8 (3, H, W): its middle square, resized if need be."""
+        """One picture as uint8 (3, H, W): its middle square, resized if need be. Raises `UserError` if it cannot be
+        read: Pillow opens a file without reading it."""
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError, AssertionError) as error:  # the last of a file that was closed
+            raise UserError(f"a picture cannot be read ({error}): save it again as PNG, and load_picture it") from None
         return torch.from_numpy(np.array(fit_picture(image, self.image_size))).permute(2, 0, 1).contiguous()
 
     def continuation(self, additions: Sequence[int | str | None]) -> Batch:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,10 @@ class SamplingOptions:
     preview_every: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # numpy's numbers, too
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic | np.ndarray):
+                object.__setattr__(self, field.name, value.tolist())
         for name, least in {
             "temperature": 0, "guidance": 0, "steps": 1, "max_pictures": 0, "max_tokens": 1, "tries": 1,
             "preview_every": 0,

@@ -25,6 +25,11 @@ def save_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(_digests(folder), indent=2) + "\n")
 
 
+def fingerprint(folder: Path) -> str:
+    """One SHA-256 of all files below `folder`."""
+    return hashlib.sha256(json.dumps(_digests(folder)).encode()).hexdigest()
+
+
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Yield a folder beside `folder`, whose files take their places in it only when all have been written: an error, a

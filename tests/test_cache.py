@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from minidream.training.cache import EncodedPictures
+from minidream.training.dream import DreamTask
+from minidream.training.recipes import Recipe
 
 
 class Counting:
@@ -38,3 +41,15 @@ def test_a_full_cache_still_answers() -> None:
     for _ in range(2):
         assert cache(model, pictures)[0][0, 0, 0] == 7
     assert model.shown == 2 and not cache.stored
+
+
+def test_a_stage_forgets_them_with_its_step() -> None:
+    """In another batch they may be rounded otherwise, and a resumed run has none of them."""
+    task = object.__new__(DreamTask)
+    task.recipe, task.encoded = (
+        Recipe("align", steps=1, batch=1, lr=1.0, mixture={"image_to_text": 1.0}),
+        EncodedPictures(),
+    )
+    before = task.encoded
+    task.batch(random.Random(0))
+    assert task.encoded is not before and not task.encoded.stored

@@ -235,6 +235,7 @@ def test_it_shows_itself_and_is_saved_as_a_document(pipe, tmp_path):
         (lambda pipe: pipe.chat([("system", "hello")]), "turn 1 is said by 'system'"),
         (lambda pipe: pipe.chat([*TALK[:2], TALK[1]]), "turn 3 is said by 'assistant'"),
         (lambda pipe: pipe.chat([TALK[0], ("assistant", " ")]), r"turn 2 \(assistant\) is empty"),
+        (lambda pipe: pipe.chat(["hello"]), "turn 1 is no pair of a role and what was said"),
         (lambda pipe: pipe.chat(TALK), "has no reply yet"),
         (lambda pipe: pipe.chat(TALK[:2]).say(""), r"turn 3 \(user\) is empty"),
         (lambda pipe: pipe.chat().say(Document(["", " \n"])), "empty"),

@@ -454,3 +454,22 @@ def test_one_byte_flipped(weights: Path, capsys: pytest.CaptureFixture[str], her
     finally:
         file.write_bytes(whole)
     assert not (here / "out").exists()
+
+
+def test_output_that_cannot_be_printed(
+    painter: type[Painter], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    from minidream import evaluation
+
+    monkeypatch.setattr(evaluation, "evaluate", lambda **options: {"settings": {}})
+    monkeypatch.setattr(evaluation, "table", lambda result: "a table")
+    for arguments in (["write", PROMPT, "-o", "a.html"], ["evaluate", "--json", "a.json"]):
+        with open("/dev/full", "w") as full, monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", full)
+            assert cli.main(arguments) == 2
+        assert capsys.readouterr().err.startswith("minidream: its output could not be printed")
+    assert (here / "a.html").is_file() and json.loads((here / "a.json").read_text()) == {"settings": {}}
+    with open(here / "latin", "w", encoding="ascii") as poor, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", poor)
+        assert cli.main(["write", "Нарисуй: a star.", "-o", "b.html"]) == 0
+    assert "??????? a star." in (here / "latin").read_text().replace(":", "")

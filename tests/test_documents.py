@@ -6,6 +6,7 @@ import base64
 import json
 import random
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from minidream import pictures
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.pictures import fit_picture, load_picture, png_bytes, write_atomically
+from minidream.pictures import ORIENTATION, fit_picture, load_picture, png_bytes, write_atomically
 from minidream.world.draw import draw
 from minidream.world.scene import random_scene
 
@@ -306,3 +307,70 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_atomically(tmp_path / "file" / "a.html", b"x")
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_new_markdown_file_replaces_no_picture_of_anothers(document: Document, tmp_path: Path) -> None:
+    (tmp_path / "story-7.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"story-7\.png, beside .*story\.md, would be replaced"):
+        document.save(tmp_path / "story.md")
+    assert [file.name for file in tmp_path.iterdir()] == ["story-7.png"]
+    document.save(tmp_path / "story-7.md")  # its own are named story-7-1.png ...
+    document.save(tmp_path / "story-7.md")  # what it wrote itself it may write anew
+    assert Document.load(tmp_path / "story-7.md") == document
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "![a](<my (best) file.png>)",
+        "![a](b.png 'title')",
+        "![a [x] c](b.png)",
+        "![a](pic(1).png)",
+        '![](pic(1).png "a")',
+    ],
+)
+def test_markdown_pictures_as_others_write_them(shown: str, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 4), "teal")
+    for name in ("my (best) file.png", "b.png", "pic(1).png"):
+        picture.save(tmp_path / name)
+    assert Document.from_markdown(f"One.\n\n{shown}\n\nTwo.", tmp_path) == Document(["One.", picture, "Two."])
+
+
+def test_markdown_of_thousands_of_brackets_is_read_at_once() -> None:
+    began = time.perf_counter()
+    assert Document.from_markdown("![](" * 20_000).texts and Document.from_markdown("![[" * 20_000).texts
+    assert time.perf_counter() - began < 2
+
+
+def test_a_byte_order_mark_is_no_text_and_a_percent_sign_no_escape(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 4), "teal")
+    picture.save(tmp_path / "50%25.png")
+    (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbf![p](50%2525.png)")
+    info = {"image_name": "50%25.png", "matched_text_index": 0}
+    record = json.dumps({"text_list": ["a"], "image_info": [info]})
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + record.encode())
+    assert Document.load(tmp_path / "a.md") == Document([picture])
+    assert Document.load(tmp_path / "a.json") == Document(["a", picture])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_tag_of_a_wrong_type_does_not_matter(orientation: int, tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(load_picture(tmp_path / "a.png"), expected)
+    # The same tag after the camera's maker (0x010F), as a fraction (type 5), which no name is.
+    entries = struct.pack("<HHHIIHHII", 2, 0x010F, 5, 1, 38, ORIENTATION, 3, 1, orientation)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<III", 0, 1, 2)
+    picture.save(tmp_path / "b.png", exif=exif)
+    assert np.array_equal(load_picture(tmp_path / "b.png"), expected)
+
+
+def test_the_longest_name_and_a_link_can_be_written_to(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("n" * 251 + ".png"), b"long")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.html").symlink_to(tmp_path / "there" / "a.html")
+    write_atomically(tmp_path / "link.html", b"linked")
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "there" / "a.html").read_bytes() == b"linked"

@@ -41,7 +41,7 @@ from minidream.generation import InterleavedGenerator
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor, visual_question
 from minidream.tokenizer import train_tokenizer
-from minidream.weights import find_weights
+from minidream.weights import find_weights, save_manifest
 from minidream.world import corpora
 from minidream.world.corpora import render
 from minidream.world.draw import draw
@@ -538,7 +538,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path):
         examine(Oracle(), SETTINGS | {"n": 4}, partial=partial)
     result, whole = examine(NoDrawing(), SETTINGS, partial=partial), examine(Oracle(), SETTINGS)
     assert list(figures(result)) == list(figures(whole)) and partial.exists()  # until the result is in a safe place
-    for broken in ("{", "[]", '{"settings": {}}'):
+    for broken in ("{", "[]", '{"settings": {}}', '{"settings": null, "seconds": 0, "sections": {}}'):
         partial.write_text(broken)
         with pytest.raises(UserError, match=r"half\.json"):
             examine(Oracle(), SETTINGS, partial=partial)
@@ -879,6 +879,14 @@ def test_trained_weights_are_examined_from_end_to_end(nano, tmp_path):
     assert found == again | {"settings": found["settings"]}
     assert list(found["comprehension"]) == list(again["comprehension"])  # in order, whichever was finished first
     assert len(json.loads((tmp_path / "seeing").read_text())["sections"]) == 3
+    shutil.copytree(nano / "llm", tmp_path / "llm")  # beside the same model, another language model to compare with
+    shutil.copytree(nano / "minidream", tmp_path / "minidream")
+    for part in ("clip", "stable-diffusion"):
+        (tmp_path / part).symlink_to(nano / part)
+    (tmp_path / "llm" / "config.json").write_text((nano / "llm" / "config.json").read_text() + " ")
+    save_manifest(tmp_path / "llm")
+    with pytest.raises(UserError, match="parts clip:"):
+        evaluate("comprehension", weights=tmp_path, partial=tmp_path / "seeing", **options)
 
 
 def test_facts_are_counted_one_by_one():

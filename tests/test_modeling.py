@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from tiny import (
     tiny_scheduler,
     tiny_tokenizer,
 )
-from transformers import CLIPTextModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import CLIPTextModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from minidream.errors import UserError
 from minidream.modeling.diffusion import ImageDecoder
@@ -294,6 +295,19 @@ def test_saved_over_what_was_opened_it_is_the_new_one(tmp_path: Path) -> None:
         MiniDream.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_a_language_model_in_half_precision_draws_over_float_parts(parts: Path, precision: torch.dtype) -> None:
+    llm = LlamaForCausalLM.from_pretrained(parts / "llm", dtype=precision)
+    tokenizer = tiny_tokenizer()
+    given = components(parts) | {"llm": llm}
+    model = MiniDream.from_components(**given, num_dream_queries=QUERIES, tokenizer=tokenizer)
+    whole = MiniDream.from_components(**components(parts), num_dream_queries=QUERIES)
+    with torch.no_grad():
+        model.dream_queries.copy_(whole.dream_queries)
+        model.condition_projector.load_state_dict(whole.condition_projector.state_dict())
+    torch.testing.assert_close(model.null_condition().float(), whole.null_condition(), atol=0.1, rtol=0.1)
+
+
 def test_saved_without_frozen_parts_it_names_them_and_can_be_moved(parts: Path) -> None:
     model = MiniDream.from_components(**components(parts), num_dream_queries=QUERIES)
     model.half().save_pretrained(parts / "minidream", frozen=False)
@@ -303,6 +317,12 @@ def test_saved_without_frozen_parts_it_names_them_and_can_be_moved(parts: Path) 
         "vision": "../clip",
         "diffusion": "../stable-diffusion",
     }
+    alone = parts.with_name("alone") / "minidream"
+    shutil.copytree(parts / "minidream", alone)
+    with pytest.raises(
+        UserError, match=r"minidream needs .*(clip|stable-diffusion), which is not there: copy it along"
+    ):
+        MiniDream.from_pretrained(alone)
     moved = parts.rename(parts.with_name("moved"))
     again = MiniDream.from_pretrained(moved / "minidream").float()
     torch.testing.assert_close(again.null_condition(), model.float().null_condition(), atol=1e-4, rtol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -202,6 +203,9 @@ def test_from_components_fits_the_processor_to_the_parts():
         (lambda pipe: pipe.ask(RED, " "), "question is empty"),
         (lambda pipe: pipe.ask([RED], ["a", "b"]), "2 questions about 1"),
         (lambda pipe: pipe.ask(Document([RED]), ["a", ""]), "question is empty"),
+        (lambda pipe: pipe.ask("", "a?"), "nothing to ask about"),
+        (lambda pipe: pipe.ask(Document(), ["a?"]), "nothing to ask about"),
+        (lambda pipe: pipe.ask(__file__.replace(".py", ".md"), "a?", seed=-1), "seed must be"),  # no such file: words
         (lambda pipe: pipe.ask([RED], "a"), "a document holds texts and pictures"),
         (lambda pipe: pipe.ask(RED, RED), "a question is a text"),
         (lambda pipe: pipe.ask([RED], [Document([RED])]), "a question is a text"),
@@ -218,6 +222,7 @@ def test_from_components_fits_the_processor_to_the_parts():
         (lambda pipe: pipe.stream([]), "no document"),
         (lambda pipe: pipe.condition([]), "nothing to draw"),
         (lambda pipe: MiniDreamPipeline.from_pretrained("nowhere"), "nowhere"),
+        (lambda pipe: pipe.to("cuda:99"), "cannot be moved to cuda:99"),
         (
             lambda pipe: MiniDreamPipeline(pipe.model, MiniDreamProcessor(tiny_tokenizer(), QUERIES + 1)),
             "dream queries",
@@ -228,3 +233,35 @@ def test_what_it_refuses_in_one_line(pipe, call, cause):
     with pytest.raises(UserError, match=cause) as caught:
         call(pipe)
     assert "\n" not in str(caught.value)
+
+
+def test_the_name_of_a_file_is_not_taken_for_words(pipe, tmp_path):
+    RED.save(tmp_path / "star.png")
+    name = str(tmp_path / "star.png")
+    for call in (
+        lambda: pipe.ask(name, "What is it?"),
+        lambda: pipe.draw(name),
+        lambda: pipe.verify(name),
+        lambda: pipe.complete(name),
+        lambda: pipe.chat().say(name),
+    ):
+        with pytest.raises(UserError, match=r"star\.png is the name of a file: open it with Document\.load"):
+            call()
+
+
+def test_a_picture_that_was_never_read_is_refused_in_one_line(pipe, tmp_path):
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    with Image.open(tmp_path / "whole.png") as closed:
+        pass
+    for picture in (Image.open(tmp_path / "half.png"), closed):
+        with pytest.raises(UserError, match="a picture cannot be read"):
+            pipe.ask(picture, "What is it?")
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    plain = pipe.draw(["a", "b"], seed=[3, 4], guidance=2.0, steps=2)
+    theirs = pipe.draw(["a", "b"], seed=np.array([3, 4]), guidance=np.float32(2), steps=np.int64(2))
+    assert [picture.tobytes() for picture in plain] == [picture.tobytes() for picture in theirs]
+    with pytest.raises(UserError, match=r"steps must be a whole number of at least 1, not 2\.5"):
+        pipe.draw("a", steps=np.float64(2.5))

@@ -154,7 +154,9 @@ def test_a_long_prompt_loses_whole_parts_at_its_beginning_and_says_so():
     first, second, third = (f"this is sentence number {number}." for number in (1, 2, 3))
     document = Document([first, RED, second, GREEN, third])
     lengths = [make().length(document[start:], range(5)) for start in range(5)]
-    room = make().picture_length  # for a picture after it
+    room = (
+        make().picture_length + 1
+    )  # for a picture after it, and one token more: the loop stops where the context is full
     for left_out in (1, 2, 3, 4):
         processor = make(max_length=lengths[left_out] + room)
         lost = "part is" if left_out == 1 else f"{left_out} parts are"
@@ -168,6 +170,8 @@ def test_a_long_prompt_loses_whole_parts_at_its_beginning_and_says_so():
     assert shown(make(), batch.input_ids[0]) == f"<s>{DREAM_BLOCK}{IMAGE_BLOCK}{third}"
     assert make(max_length=lengths[0] + 1).latest(document, {0, 1, 2, 3, 4})[0] == document  # it fits
     assert make(max_length=10).latest(document[4:], {0}) == (document[4:], {0})  # there is nothing to leave out
+    short = make(max_length=len(make().encode(third)))  # whatever were left out, the last part would not fit
+    assert short.latest(document, range(5)) == (document, range(5))
 
 
 def test_text_of_any_script_is_read_and_half_a_letter_is_refused():

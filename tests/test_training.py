@@ -192,10 +192,28 @@ def test_a_gradient_that_is_not_finite_leaves_the_checkpoint_whole(tmp_path: Pat
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(Layers(stop=5), replace(RECIPE, muon=True), tmp_path)
-    with pytest.raises(UserError, match="another optimizer"):
-        fit(Layers(), RECIPE, tmp_path, resume=True)
+    recipe = replace(RECIPE, muon=True)
+    for other, told in (
+        (replace(recipe, seed=3), "seed was 0, not 3"),
+        (replace(recipe, steps=9), "steps was 8, not 9"),
+    ):
+        with pytest.raises(UserError, match=f"of another run: {told}. Give the same settings"):
+            fit(Layers(), other, tmp_path, resume=True)
+    with pytest.raises(UserError, match="began_with was , not another"):
+        fit(Layers(), recipe, tmp_path, resume=True, began_with="another")
     with pytest.raises(UserError, match="other settings"):
-        fit(Line(), RECIPE, tmp_path, resume=True)
+        fit(Line(), recipe, tmp_path, resume=True)
+    assert fit(Layers(), replace(recipe, lr=0.01), tmp_path, resume=True)["steps"] == 8  # as its own advice may be
+
+
+def test_a_run_that_was_interrupted_between_two_lines_logs_the_same_means(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, log_every=4)
+    record = fit(Line(), recipe, tmp_path / "whole")
+    for stop in (3, 6):
+        with pytest.raises(KeyboardInterrupt):
+            fit(Line(stop=stop), recipe, tmp_path / "parts")
+        assert fit(Line(), recipe, tmp_path / "parts", resume=True)["losses"] == record["losses"]
+        assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
 
 
 def test_a_checkpoint_is_found_again_after_a_kill_between_two_renames(tmp_path: Path) -> None:
@@ -361,9 +379,9 @@ def test_nano_trains_all_stages_and_the_frozen_parts_stay_frozen(
     shutil.copytree(nano, tmp_path / "again")
     (tmp_path / "again" / "align" / "training.json").unlink()
 
-    def watched(task: Any, *arguments: Any) -> Any:
+    def watched(task: Any, *arguments: Any, **options: Any) -> Any:
         before = {name: value.clone() for name, value in task.modules.named_parameters()}
-        record = fit(task, *arguments)
+        record = fit(task, *arguments, **options)
         moved = {name for name, value in task.modules.named_parameters() if not torch.equal(value, before[name])}
         assert {name.split(".")[0] for name in moved} == {"visual_projector", "dream_queries", "condition_projector"}
         assert {name.split(".")[0] for name in before} > {"llm", "vision", "decoder"}

@@ -1,6 +1,7 @@
 """The judges of the judge: verdicts, explanations, damage, tasks never trained, by candidates that know the truth."""
 
 import json
+import math
 import random
 import shutil
 from itertools import pairwise
@@ -108,13 +109,17 @@ def test_auroc_is_the_share_of_pairs_in_order():
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
     assert trust.auroc(items) == pytest.approx(np.mean(pairs))
     assert trust.auroc(np.array([(0.9, 1), (0.1, 0)])) == 1 and trust.auroc(np.array([(0.1, 1), (0.9, 0)])) == 0
-    assert trust.auroc(np.array([(0.3, 1), (0.2, 1)])) == 0.5
+    assert math.isnan(trust.auroc(np.array([(0.3, 1), (0.2, 1)])))
 
 
 def test_what_looking_finds_and_choosing_removes():
     items = np.array([(score / 20, score not in (0, 1, 9, 15)) for score in range(20)], float)
     assert trust.found_by_looking(items) == 0.5  # two of four errors are among the two with the lowest scores
-    assert trust.found_by_looking(np.array([(0.5, 1)] * 20)) == 0
+    assert math.isnan(trust.found_by_looking(np.array([(0.5, 1)] * 20)))
+    scene = random_scene(random.Random(0))
+    judged = [(scene, None if i < 3 else scene, Verdict(i, 0, 0.4 if i < 3 else 0.9, "", "")) for i in range(40)]
+    told = trust.flag(judged)
+    assert told["auroc"]["low"] == 1 and told["found_by_looking"]["low"] > 0.5  # samples without an error are left out
     assert trust.removed(np.array([(0, 1), (0, 0), (1, 1), (1, 0), (0, 1), (0, 1)])) == 0.5
     assert np.isnan(trust.removed(np.array([(1, 1)])))
     assert trust.removed(np.array([(0.5, 1), (0.75, 0), (0.75, 1)])) == 0  # one error before, in parts; one after

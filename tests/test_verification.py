@@ -185,7 +185,8 @@ def test_best_of_one_is_what_is_drawn_and_of_several_the_one_with_the_best_verdi
 @pytest.mark.parametrize(
     ("call", "cause"),
     [
-        (lambda pipe: pipe.best_of("a star", n=0), "n must be at least 1, not 0"),
+        (lambda pipe: pipe.best_of("a star", n=0), "n must be a whole number of at least 1, not 0"),
+        (lambda pipe: pipe.best_of("a star", n=2.5), "n must be a whole number of at least 1, not 2.5"),
         (lambda pipe: pipe.best_of(A), "no words"),
         (lambda pipe: pipe.best_of("a star", taste=1), "unknown option 'taste'"),
         (lambda pipe: pipe.verify(Document(["a star " * 300, A])), "does not fit"),

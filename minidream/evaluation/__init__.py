@@ -100,16 +100,18 @@ def evaluate(
     if processes < 1:
         raise UserError(f"--processes {processes}: at least 1 must work")
     from minidream.evaluation.candidate import digest
+    from minidream.weights import fingerprint
 
     settings = {"what": what, "n": n, "seed": seed, "guidance": guidance, "steps": steps}
-    candidate = _candidate(settings, weights, device)
+    candidate, folders = _candidate(settings, weights, device), _folders(weights)
     settings["weights"] = digest(candidate.pipe.model)
+    settings["parts"] = " ".join(f"{part}:{fingerprint(folder)[:12]}" for part, folder in folders.items())
     measure: Measure = one_by_one
     if processes > 1:
         from minidream.evaluation.parallel import at_once
 
         measure = functools.partial(at_once, processes, functools.partial(_sections_of, settings, weights, device))
-    result = examine(candidate, settings, _folders(weights), partial, measure)
+    result = examine(candidate, settings, folders, partial, measure)
     result["settings"]["processes"] = processes
     return result
 
@@ -205,9 +207,9 @@ def _begin(partial: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         done = json.loads(partial.read_text())
         left, _ = done["settings"], (done["seconds"], done["sections"])
-    except (ValueError, KeyError, TypeError):
+        differs = [f"{key} {left.get(key)}, not {value}" for key, value in settings.items() if left.get(key) != value]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{partial} is not what an interrupted evaluation leaves: remove it and start again") from None
-    differs = [f"{key} {left.get(key)}, not {value}" for key, value in settings.items() if left.get(key) != value]
     if differs:
         raise UserError(
             f"{partial} is left of an evaluation with {'; '.join(differs)}: give the same options, or remove it"

@@ -37,19 +37,20 @@ Judged = tuple[Scene, Scene | None, Verdict]  # the truth, what the picture show
 
 def auroc(items: np.ndarray) -> float:
     """The chance that of a right and a wrong item the right one has the higher score; ties count half. `items` (n, 2):
-    score, right. 0.5 where all are right, or none."""
+    score, right. nan where all are right, or none."""
     scores, right = items[:, 0], items[:, 1].astype(bool)
     if right.all() or not right.any():
-        return 0.5
+        return math.nan
     wrong = np.sort(scores[~right])
     below, up_to = (np.searchsorted(wrong, scores[right], side) for side in ("left", "right"))
     return float((below + up_to).mean() / 2 / len(wrong))
 
 
 def found_by_looking(items: np.ndarray) -> float:
-    """The share of the wrong items among the `LOOKED_AT` with the lowest scores; `items` as `auroc`'s. 0 of none."""
+    """The share of the wrong items among the `LOOKED_AT` with the lowest scores; `items` as `auroc`'s. nan where
+    there is none."""
     wrong = items[np.argsort(items[:, 0], kind="stable"), 1] == 0
-    return float(wrong[: round(LOOKED_AT * len(wrong))].sum() / wrong.sum()) if wrong.any() else 0.0
+    return float(wrong[: round(LOOKED_AT * len(wrong))].sum() / wrong.sum()) if wrong.any() else math.nan
 
 
 def removed(items: np.ndarray) -> float:

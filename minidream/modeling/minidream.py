@@ -194,7 +194,7 @@ class MiniDream(PreTrainedModel):
         if query_mask is None:
             query_mask = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         states = hidden[query_mask].view(self._blocks(query_mask), self.config.num_dream_queries, hidden.shape[-1])
-        return self.condition_projector(states)
+        return self.condition_projector(states.to(self.condition_projector.weight.dtype))
 
     def language_loss(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Cross-entropy of the next token (Eq. 1), averaged over valid labels; 0 if there are none."""

@@ -59,11 +59,18 @@ def read_model(folder: Path) -> tuple[MiniDreamConfig, dict[str, Tensor]]:
         what = f"{folder} holds another model, or half of one (config.json has no {lacking[0]})"
         raise UserError(f"{what}: give a folder made by save_pretrained")
     if config.components:
-        config.components = {
-            name: str((folder / place).resolve()) if (folder / place).is_dir() else place
-            for name, place in config.components.items()
-        }
+        config.components = {name: _found(folder, place) for name, place in config.components.items()}
     return config, saved
+
+
+def _found(folder: Path, place: str) -> str:
+    """Where the frozen parts are that lie at `place` as seen from `folder`, or their name on the hub."""
+    there = (folder / place).resolve()
+    if there.is_dir():
+        return str(there)
+    if place.startswith((".", "/")):
+        raise UserError(f"{folder} needs {there}, which is not there: copy it along, or save with frozen=True")
+    return place
 
 
 def fill(model: PreTrainedModel, saved: dict[str, Tensor], folder: Path) -> None:

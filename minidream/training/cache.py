@@ -1,7 +1,8 @@
 """What the frozen encoders say of a picture never changes, so they are asked once.
 
-The world draws fresh scenes for ever, where this saves only repeats; over a data set of one's own, every epoch after
-the first costs neither CLIP nor VAE.
+The world draws fresh scenes for ever, so that a stage keeps them for a step only: in a batch of another size a kernel
+rounds otherwise, and a resumed run, whose memory is empty, must go on with the same numbers. Over a few documents that
+come again and again (notebook 06), every epoch after the first costs neither CLIP nor VAE.
 """
 
 from __future__ import annotations

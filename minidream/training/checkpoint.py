@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -58,16 +59,16 @@ def restore(target: Path) -> None:
 
 def save_checkpoint(
     folder: Path,
-    step: int,
-    seconds: float,
+    state: dict[str, Any],
     parameters: dict[str, torch.Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
-    """Write trained parameters and the optimizers' moments after `step` steps, which have taken `seconds`."""
+    """Write trained parameters, the optimizers' moments, and as JSON the `state` of the run: how far it is, and its
+    "settings"."""
     moments: dict[str, torch.Tensor] = {}
     for index, optimizer in enumerate(optimizers):
-        for number, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
+        for number, own in optimizer.state_dict()["state"].items():
+            for name, value in own.items():
                 moments[f"{index}.{number}.{name}"] = torch.as_tensor(value).contiguous()
     with atomic_folder(folder) as temporary:
         save_file(
@@ -75,29 +76,36 @@ def save_checkpoint(
             temporary / "model.safetensors",
         )
         save_file(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": round(seconds, 1)}))
+        (temporary / "state.json").write_text(json.dumps(state))
 
 
 def load_checkpoint(
-    folder: Path, parameters: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
-) -> tuple[int, float]:
-    """Restore in place what `save_checkpoint` wrote; returns its steps and seconds. Raises `UserError` if it is damaged
-    or of a run with other settings."""
+    folder: Path,
+    settings: dict[str, Any],
+    parameters: dict[str, torch.Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> dict[str, Any]:
+    """Restore in place what `save_checkpoint` wrote; returns its `state`. Raises `UserError` if it is damaged, or of a
+    run with other settings."""
     verify_manifest(folder)
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    wanted, had = json.loads(json.dumps(settings)), state["settings"]
+    differs = [f"{key} was {had.get(key)}, not {value}" for key, value in wanted.items() if had.get(key) != value]
+    if differs:
+        raise UserError(
+            f"{folder} is of another run: {'; '.join(differs)}. Give the same settings, or leave out --resume"
+        )
     saved = load_file(folder / "model.safetensors")
     if {name: value.shape for name, value in saved.items()} != {name: p.shape for name, p in parameters.items()}:
         raise UserError(f"{folder} is of a run with other settings: give the same ones, or start without --resume")
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(saved[name])
-    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
+    all_moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     moments = load_file(folder / "optimizer.safetensors")
-    if moments and len({key.split(".", 1)[0] for key in moments}) != len(optimizers):
-        raise UserError(f"{folder} is of a run with another optimizer: give the same settings, or leave out --resume")
     for key, value in moments.items():
         index, number, name = key.split(".", 2)
-        states[int(index)].setdefault(int(number), {})[name] = value
-    for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    progress = json.loads((folder / "state.json").read_text())
-    return int(progress["step"]), float(progress["seconds"])
+        all_moments[int(index)].setdefault(int(number), {})[name] = value
+    for optimizer, own in zip(optimizers, all_moments, strict=True):
+        optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state

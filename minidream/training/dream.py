@@ -123,6 +123,7 @@ class DreamTask:
         whiten(model.condition_projector, hidden[inputs.query_mask])
 
     def batch(self, rng: random.Random) -> dict[str, list[Example]]:
+        self.encoded = EncodedPictures()  # of this step, see there
         return samples(self.recipe.mixture, self.recipe.batch, rng)
 
     def losses(self, batch: dict[str, list[Example]], modules: Any) -> dict[str, torch.Tensor]:

@@ -84,10 +84,11 @@ TIMES = ("step", "seconds")  # of a line of the log
 class Log:
     """`log.jsonl`, for the main process only: a line every few steps, with the mean of each loss since the last one."""
 
-    def __init__(self, file: Path, start: int, main: bool) -> None:
-        """Keep the lines up to step `start`: a run that was killed has logged steps that will be done again."""
+    def __init__(self, file: Path, start: int, seen: dict[str, list[float]], main: bool) -> None:
+        """Keep the lines up to step `start`: a run that was killed has logged steps that will be done again. `seen`:
+        the losses of the steps up to there that no line tells yet."""
         self.file, self.main = file, main
-        self.seen: dict[str, list[float]] = defaultdict(list)
+        self.seen: dict[str, list[float]] = defaultdict(list, seen)
         self.means: dict[str, float] = {}  # of the last line
         if main:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,18 +113,24 @@ class Log:
                 log.write(json.dumps(dict(zip(TIMES, (step, round(seconds, 1)))) | self.means) + "\n")
 
 
+MAY_CHANGE = ("lr", "log_every", "save_every")  # when a run goes on; all else would make it another run
+
+
 def fit(
     task: Task,
     recipe: Recipe,
     run: Path,
     resume: bool = False,
     probe: Callable[[], dict[str, float]] | None = None,
+    began_with: str = "",
 ) -> dict[str, Any]:
     """Train `task` by `recipe`; logs to `run/log.jsonl`, checkpoints to `run/checkpoint`. Returns what `training.json`
     records: settings, steps, seconds (of all runs together), machine, final losses. `probe` is asked for more numbers
-    for every line of the log; its random numbers are not the training's.
+    for every line of the log; its random numbers are not the training's. `began_with`: which weights `task` was given,
+    as a `fingerprint`.
 
-    Raises `UserError` when a loss is not finite; a KeyboardInterrupt keeps a checkpoint and is raised again.
+    Raises `UserError` when a loss is not finite, or to `resume` a run of other settings or first weights; a
+    KeyboardInterrupt keeps a checkpoint and is raised again.
     """
     processes()
     AcceleratorState._reset_state()  # or the first stage of a process would fix the precision of all
@@ -132,16 +139,24 @@ def fit(
     modules = task.modules.to(accelerator.device)  # not wrapped: a task calls the parts, see `parallel`
     trained = {name: value for name, value in modules.named_parameters() if value.requires_grad}
     optimizers = optimizers_for(trained, recipe)
-    start, spent, checkpoint = 0, 0.0, run / "checkpoint"
+    settings = {name: value for name, value in asdict(recipe).items() if name not in MAY_CHANGE}
+    settings |= {"processes": accelerator.num_processes, "began_with": began_with}
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "seen": {}}
+    checkpoint = run / "checkpoint"
     restore(checkpoint)
     if resume and checkpoint.is_dir():
-        start, spent = load_checkpoint(checkpoint, trained, optimizers)
+        state = load_checkpoint(checkpoint, settings, trained, optimizers)
     begin_alike(list(trained.values()))
-    log = Log(run / "log.jsonl", start, main)
-    began, done = time.perf_counter() - spent, start  # as if it had never been interrupted
+    start = done = state["step"]
+    log = Log(run / "log.jsonl", start, state["seen"], main)
+    began = time.perf_counter() - state["seconds"]  # as if it had never been interrupted
 
     def seconds() -> float:
         return time.perf_counter() - began
+
+    def keep() -> None:
+        state = {"step": done, "seconds": round(seconds(), 1), "seen": log.seen, "settings": settings}
+        save_checkpoint(checkpoint, state, trained, optimizers)
 
     bar = tqdm(range(start, recipe.steps), recipe.stage, recipe.steps, initial=start, mininterval=2, disable=not main)
     try:
@@ -170,12 +185,12 @@ def fit(
                     log.write(done, seconds(), probe() if probe else {})
                     bar.set_postfix(log.means)
             if done % recipe.save_every == 0 and main:
-                save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
+                keep()
         if log.seen:  # the last steps may not fill a window
             log.write(done, seconds(), probe() if probe else {})
     finally:  # finished, interrupted, or a loss that is not finite: what was learned is kept
         if main:
-            save_checkpoint(checkpoint, done, seconds(), trained, optimizers)
+            keep()
     return {
         "recipe": asdict(recipe),
         "steps": done,

@@ -19,7 +19,7 @@ from minidream.training.checkpoint import atomic_folder
 from minidream.training.loop import Task, fit
 from minidream.training.parallel import processes, share
 from minidream.training.recipes import STAGES, Recipe, Sizes, recipe_for
-from minidream.weights import verify_manifest
+from minidream.weights import fingerprint, verify_manifest
 
 if TYPE_CHECKING:
     from minidream.training.dream import DreamTask
@@ -101,7 +101,8 @@ def train(
             _begin_with(task, init)
         if recipe.whitened:
             cast("DreamTask", task).whiten()  # not before its first weights are in place
-        record = fit(task, recipe, out / "runs" / name, resume)
+        began_with = fingerprint(init) if init else ""
+        record = fit(task, recipe, out / "runs" / name, resume, began_with=began_with)
         count = together.num_processes
         program = "minidream" if count == 1 else f"torchrun --nproc_per_node {count} -m minidream.cli"
         record["command"] = f"{program} train {name} --preset {preset}" + "".join(
