@@ -250,9 +250,7 @@ class DiffusionTask:
         self.modules = torch.nn.ModuleDict(parts)
 
     def batch(self, rng: random.Random) -> tuple[list[Scene], list[str]]:
-        # Of two scenes the fuller: what is still drawn wrong is mostly one of three or four things.
-        pairs = [(random_scene(rng), random_scene(rng)) for _ in range(self.recipe.batch)]
-        scenes = [max(pair, key=lambda scene: len(scene.things)) for pair in pairs]
+        scenes = [random_scene(rng) for _ in range(self.recipe.batch)]
         # An empty caption now and then is the null condition that guidance needs.
         empty = self.recipe.condition_dropout
         return scenes, ["" if rng.random() < empty else caption(scene, rng) for scene in scenes]
