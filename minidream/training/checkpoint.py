@@ -89,7 +89,7 @@ def load_checkpoint(
     run with other settings."""
     verify_manifest(folder)
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    wanted, had = json.loads(json.dumps(settings)), state["settings"]
+    wanted, had = json.loads(json.dumps(settings)), state.get("settings", {})
     differs = [f"{key} was {had.get(key)}, not {value}" for key, value in wanted.items() if had.get(key) != value]
     if differs:
         raise UserError(
