@@ -58,6 +58,14 @@ def load_picture(source: str | Path | io.BytesIO) -> Image.Image:
         raise UserError(f"{name} cannot be read as PNG, JPEG or WebP ({reason}): save it again as PNG") from None
 
 
+def read_pixels(image: Image.Image, name: str = "a picture") -> None:
+    """Read a picture that Pillow has only opened. Raises `UserError`, which names it, if that cannot be done."""
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, AssertionError) as error:  # the last of a file that was closed
+        raise UserError(f"{name} cannot be read ({error}): save it again as PNG") from None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow picture as 8-bit RGB, transparency on white."""
     if image.mode == "RGB" and "transparency" not in image.info:

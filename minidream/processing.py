@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from minidream.batch import Batch, TokenSequence, collate, together
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
-from minidream.pictures import fit_picture, write_atomically
+from minidream.pictures import fit_picture, read_pixels, write_atomically
 from minidream.tokenizer import PAD, SPECIAL_TOKENS, chat_template
 from minidream.world.corpora import OPENING
 from minidream.world.corpora import question_text as question_prompt  # one format for training and for use
@@ -190,10 +190,7 @@ class MiniDreamProcessor:
     def picture(self, image: Image.Image) -> Tensor:
         """One picture as uint8 (3, H, W): its middle square, resized if need be. Raises `UserError` if it cannot be
         read: Pillow opens a file without reading it."""
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, AssertionError) as error:  # the last of a file that was closed
-            raise UserError(f"a picture cannot be read ({error}): save it again as PNG, and load_picture it") from None
+        read_pixels(image)
         return torch.from_numpy(np.array(fit_picture(image, self.image_size))).permute(2, 0, 1).contiguous()
 
     def continuation(self, additions: Sequence[int | str | None]) -> Batch:

@@ -31,6 +31,7 @@ from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
 from minidream.events import End, TextPiece, whole
 from minidream.generation import MOST_TOLD
+from minidream.pictures import read_pixels
 from minidream.world.captions import understand
 from minidream.world.corpora import CLOSING
 from minidream.world.scene import PLACES
@@ -131,11 +132,7 @@ def _check(documents: Sequence[Document]) -> None:
     for index, document in enumerate(documents):
         for part, picture in enumerate(document):
             if isinstance(picture, Image.Image):
-                try:
-                    picture.load()
-                except (OSError, SyntaxError, ValueError) as error:
-                    where = f"part {part} of document {index}"
-                    raise UserError(f"{where}, a picture, cannot be read ({error}): save it again as PNG") from None
+                read_pixels(picture, f"part {part} of document {index}, a picture,")
 
 
 def _judged(document: Document, given: int) -> list[int]:

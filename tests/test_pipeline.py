@@ -205,7 +205,6 @@ def test_from_components_fits_the_processor_to_the_parts():
         (lambda pipe: pipe.ask(Document([RED]), ["a", ""]), "question is empty"),
         (lambda pipe: pipe.ask("", "a?"), "nothing to ask about"),
         (lambda pipe: pipe.ask(Document(), ["a?"]), "nothing to ask about"),
-        (lambda pipe: pipe.ask(__file__.replace(".py", ".md"), "a?", seed=-1), "seed must be"),  # no such file: words
         (lambda pipe: pipe.ask([RED], "a"), "a document holds texts and pictures"),
         (lambda pipe: pipe.ask(RED, RED), "a question is a text"),
         (lambda pipe: pipe.ask([RED], [Document([RED])]), "a question is a text"),

@@ -154,9 +154,7 @@ def test_a_long_prompt_loses_whole_parts_at_its_beginning_and_says_so():
     first, second, third = (f"this is sentence number {number}." for number in (1, 2, 3))
     document = Document([first, RED, second, GREEN, third])
     lengths = [make().length(document[start:], range(5)) for start in range(5)]
-    room = (
-        make().picture_length + 1
-    )  # for a picture after it, and one token more: the loop stops where the context is full
+    room = make().picture_length + 1  # for a picture after it: the loop stops where the context would be full
     for left_out in (1, 2, 3, 4):
         processor = make(max_length=lengths[left_out] + room)
         lost = "part is" if left_out == 1 else f"{left_out} parts are"

@@ -155,8 +155,8 @@ def fit(
         return time.perf_counter() - began
 
     def keep() -> None:
-        state = {"step": done, "seconds": round(seconds(), 1), "seen": log.seen, "settings": settings}
-        save_checkpoint(checkpoint, state, trained, optimizers)
+        now = {"step": done, "seconds": round(seconds(), 1), "seen": log.seen, "settings": settings}
+        save_checkpoint(checkpoint, now, trained, optimizers)
 
     bar = tqdm(range(start, recipe.steps), recipe.stage, recipe.steps, initial=start, mininterval=2, disable=not main)
     try:
