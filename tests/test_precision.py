@@ -52,7 +52,7 @@ def test_every_stage_trains_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loop, "bf16_is_fast", lambda: True)
     rounded: list[bool] = []
 
-    def watched(task: Any, *arguments: Any) -> Any:
+    def watched(task: Any, *arguments: Any, **named: Any) -> Any:
         losses = task.losses
 
         def watch(*batch: Any) -> Any:
@@ -60,7 +60,7 @@ def test_every_stage_trains_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             return losses(*batch)
 
         task.losses = watch
-        return loop.fit(task, *arguments)
+        return loop.fit(task, *arguments, **named)
 
     monkeypatch.setattr(stages, "fit", watched)
     train("all", "nano", tmp_path, {"steps": "2"})
