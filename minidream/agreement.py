@@ -1,5 +1,6 @@
 """Does a picture show what words say, and clearly? The model is asked how likely it would say just these, of it or
-before it; and the image decoder, how nearly the picture stays as it is, for the eye forgives a smudge."""
+before it; the image decoder, how nearly the picture stays as it is, for the eye forgives a smudge; and where several
+were drawn for the same words, they are compared, for a fault that comes from the noise is not in most of them."""
 
 from __future__ import annotations
 
@@ -57,6 +58,24 @@ def clarity(model: MiniDream, processor: MiniDreamProcessor, pictures: Sequence[
         once = model.decoder.rebuild(torch.stack([processor.picture(picture) for picture in some]))
         change = ((once.float() - model.decoder.rebuild(once).float()) / 255).square().mean((1, 2, 3))
         found += (-change / SMUDGED).exp().tolist()
+    return found
+
+
+@torch.no_grad()
+def consensus(
+    model: MiniDream, processor: MiniDreamProcessor, tries: Sequence[Sequence[Image.Image]]
+) -> list[list[float]]:
+    """How near each of the pictures drawn for the same words is to the middle of them, 0 to 1: exp(-d / mean d), d its
+    mean squared distance to their median in what the vision encoder sees. One alone, and equal ones, have 1; two are
+    equally near. Self-consistency (Wang et al., arXiv 2203.11171), of pictures."""
+    if not tries:
+        return []
+    shown = [processor.picture(picture) for some in tries for picture in some]
+    seen = [model.encode_pictures(torch.stack(some).to(model.device)).flatten(1).float() for some in batches(shown)]
+    found: list[list[float]] = []
+    for features in torch.cat(seen).split([len(some) for some in tries]):  # (n, P * C) each
+        apart = (features - features.quantile(0.5, dim=0)).square().mean(1)  # (n,)
+        found.append((-apart / apart.mean().clamp(min=1e-6)).exp().tolist())  # less than that is rounding
     return found
 
 

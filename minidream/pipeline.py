@@ -221,8 +221,8 @@ class MiniDreamPipeline:
     @overload
     def best_of(self, prompt: Sequence[Prompt], n: int = 4, **sampling: Any) -> list[Image.Image]: ...
     def best_of(self, prompt: Any, n: int = 4, **sampling: Any) -> Any:
-        """Of `n` pictures drawn from a caption, or next in a document, the one with the best verdict; or of each of
-        many. With n = 1 it is the picture that `draw` gives."""
+        """Of `n` pictures drawn from a caption, or next in a document, the one with the best verdict that is most like
+        the others; or of each of many. With n = 1 it is the picture that `draw` gives."""
         single = isinstance(prompt, Prompt)
         prompts = [as_document(each) for each in ([prompt] if single else prompt)]
         if not isinstance(n, int) or n < 1:

@@ -6,9 +6,11 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import pytest
+from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_tokenizer
 
-from minidream import teaching
-from minidream.teaching import Bill, Exercise, Mistake, reveal, score_distillation, tour
+from minidream import MiniDreamPipeline, teaching
+from minidream.processing import MiniDreamProcessor
+from minidream.teaching import Bill, Exercise, Mistake, loop_clinic, reveal, score_distillation, tour
 
 LESSONS = [import_module(f"minidream.teaching.{info.name}") for info in iter_modules(teaching.__path__)]
 EXERCISES = [value for lesson in LESSONS for value in vars(lesson).values() if isinstance(value, Exercise)]
@@ -52,3 +54,16 @@ def test_most_is_more_than_half() -> None:
     assert [score_distillation.most_or_few([True] * right + [False] * (4 - right)) for right in range(5)] == [
         *("few", "few", "few", "most", "most")
     ]
+
+
+def test_only_the_healthy_loop_agrees_with_its_document_read_anew() -> None:
+    processor = MiniDreamProcessor(tiny_tokenizer(), QUERIES, PATCHES, SIDE, max_length=400)
+    pipe = MiniDreamPipeline(tiny_model(processor), processor)
+    examined = loop_clinic.examine(pipe, steps=2)
+    first = {name: each.pictures[0].tobytes() for name, each in examined.items()}
+    assert len(set(first.values())) == 1  # all faults lie after the first picture
+    read = {name: loop_clinic.read_anew(pipe, each) for name, each in examined.items()}
+    missing = {name: places - examined[name].places for name, (places, _) in read.items()}
+    assert missing == {"healthy": 0, "patient 1": 3 * (QUERIES + 2), "patient 2": 0, "patient 3": 0}
+    assert read["healthy"][1] < 1e-4 < 1e-3 < min(apart for name, (_, apart) in read.items() if name != "healthy")
+    assert len(loop_clinic.sheet(examined).axes) == 1

@@ -7,13 +7,13 @@ from tiny import PATCHES, QUERIES, SIDE, tiny_model, tiny_pictures, tiny_tokeniz
 
 from minidream import batch as batch_module
 from minidream import verification
-from minidream.agreement import agreement, clarity, expectation, fitness
+from minidream.agreement import agreement, clarity, consensus, expectation, fitness
 from minidream.documents import Document
 from minidream.errors import UserError
 from minidream.events import End, TextPiece, to_image
 from minidream.pipeline import MiniDreamPipeline
 from minidream.processing import MiniDreamProcessor
-from minidream.verification import Verdict, attributes, differences
+from minidream.verification import Verdict, attributes, differences, fittest
 
 A, B, C = (to_image(pixels) for pixels in tiny_pictures(3))
 
@@ -164,7 +164,7 @@ def test_a_review_begins_with_the_worst(pipe, monkeypatch):
     assert [verdict.score for verdict in pipe.review([Document()] * 3)] == [0.2, 0.5, 0.9]
 
 
-def test_best_of_one_is_what_is_drawn_and_of_several_the_one_with_the_best_verdict(pipe, monkeypatch):
+def test_best_of_one_is_what_is_drawn_and_of_equally_near_ones_the_one_with_the_best_verdict(pipe, monkeypatch):
     (drawn,) = pipe.draw(["a star"], steps=2, seed=5)
     assert pipe.best_of("a star", n=1, steps=2, seed=5).tobytes() == drawn.tobytes()
     scores = iter([0.1, 0.7, 0.3, 0.2, 0.2, 0.1])
@@ -176,10 +176,31 @@ def test_best_of_one_is_what_is_drawn_and_of_several_the_one_with_the_best_verdi
         return [[Verdict(0, 0, next(scores), "", "")] for _ in documents]
 
     monkeypatch.setattr(verification, "verify", verify)
+    monkeypatch.setattr(
+        verification, "consensus", lambda model, processor, drawn: [[0.5] * len(some) for some in drawn]
+    )
     best = pipe.best_of(["a star", Document([A, "now blue"])], n=3, steps=2, seed=5)
     pictures = [document[-1].tobytes() for document in judged]
     assert pictures[0] == drawn.tobytes() and len(set(pictures)) == 6
     assert [picture.tobytes() for picture in best] == [pictures[1], pictures[3]]
+
+
+def test_consensus_is_largest_in_the_middle_and_the_same_alone_as_among_others(pipe, monkeypatch):
+    parts = pipe.model, pipe.processor
+    odd, alone, pair = [A, A, B, A], [C], [A, B]
+    [found] = consensus(*parts, [odd])
+    # The median of three equal ones and another is theirs: d is 0, 0, d, 0, and its mean d / 4.
+    assert found == pytest.approx([1, 1, torch.tensor(-4.0).exp().item(), 1], abs=1e-4)
+    assert consensus(*parts, [alone]) == [[1.0]] and consensus(*parts, []) == []
+    assert consensus(*parts, [pair])[0] == pytest.approx([torch.tensor(-1.0).exp().item()] * 2, rel=1e-3)
+    monkeypatch.setattr(batch_module, "AT_ONCE", 3)
+    for group, expected in zip(consensus(*parts, [odd, alone, pair]), (odd, alone, pair), strict=True):
+        assert group == pytest.approx(consensus(*parts, [expected])[0], rel=1e-3, abs=1e-5)
+
+
+def test_the_fittest_is_well_judged_and_like_the_others():
+    assert fittest([[A, B, C]], [[0.9, 0.8, 0.7]], [[0.5, 0.6, 0.6]]) == [B]  # 0.45, 0.48, 0.42
+    assert fittest([[A, B], [C, B]], [[0.3, 0.3], [0.1, 0.2]], [[1, 1], [1, 1]]) == [A, B]
 
 
 @pytest.mark.parametrize(

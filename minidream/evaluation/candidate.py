@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
-from minidream.agreement import fitness
+from minidream.agreement import consensus, fitness
 from minidream.batch import IGNORED, batches
 from minidream.documents import Document
 from minidream.errors import UserError
@@ -78,6 +78,9 @@ class Candidate(Protocol):
 
     def verify(self, documents: list[Document], given: list[int]) -> list[Verdict]:
         """What the candidate thinks of the last picture of each document."""
+
+    def consensus(self, tries: list[list[Image.Image]]) -> list[list[float]]:
+        """Of the pictures drawn for the same words, how near each is to most of them."""
 
     def explain(self, document: Document, picture: int, instead: list[Image.Image]) -> list[Explanation]:
         """Why the document's `picture`, rather than each of those."""
@@ -205,6 +208,9 @@ class PipelineCandidate:
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), due, reduction="none").sum(1)  # (B,)
             found += [Surprise(loss, count) for loss, count in zip(losses.tolist(), (due != IGNORED).sum(1).tolist())]
         return found
+
+    def consensus(self, tries: list[list[Image.Image]]) -> list[list[float]]:
+        return consensus(self.pipe.model, self.pipe.processor, tries)
 
     def verify(self, documents: list[Document], given: list[int]) -> list[Verdict]:
         return [verdicts[-1] for verdicts in self.pipe.verify(documents, given)]

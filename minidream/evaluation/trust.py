@@ -22,7 +22,7 @@ from minidream.evaluation.creation import trials
 from minidream.evaluation.interleaved import follow, stories
 from minidream.evaluation.statistics import Leaf, bootstrap, proportion
 from minidream.explanation import Explanation
-from minidream.verification import Verdict, differences
+from minidream.verification import Verdict, differences, fittest
 from minidream.world.captions import listed_caption
 from minidream.world.corpora import render
 from minidream.world.draw import draw
@@ -121,12 +121,13 @@ def captions(candidate: Candidate, n: int, seed: int) -> dict[str, Any]:
 def choose(
     candidate: Candidate, before: list[Document], given: list[int], drawn: list[list[Image.Image]]
 ) -> tuple[list[list[Verdict]], list[Image.Image]]:
-    """Of each document's next pictures (one in each list of `drawn`): the verdicts, and the one with the best."""
+    """Of each document's next pictures (one in each list of `drawn`): the verdicts, and the fittest."""
     documents = [Document([*document, picture]) for some in drawn for document, picture in zip(before, some)]
     found = candidate.verify(documents, given * len(drawn))
     verdicts = [found[start :: len(before)] for start in range(len(before))]
-    best = [max(zip(some, judged), key=lambda pair: pair[1].score)[0] for some, judged in zip(zip(*drawn), verdicts)]
-    return verdicts, best
+    tries = [list(some) for some in zip(*drawn)]  # of each document
+    scores = [[verdict.score for verdict in judged] for judged in verdicts]
+    return verdicts, fittest(tries, scores, candidate.consensus(tries))
 
 
 class _Follower:
