@@ -25,6 +25,14 @@ from minidream.errors import ContextWarning, UserError
 from minidream.training.recipes import PRESETS, STAGES
 
 EXAMINATIONS = ("creation", "comprehension", "interleaved", "all", "trust", "robustness", "zero_shot")
+# Before torch is imported: idle threads must not spin when the cores are shared, nothing asks the network, and nobody
+# is advised of packages that nothing here needs.
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 _MEND = {
     errno.ENOSPC: "free some space and try again",
     errno.EDQUOT: "free some space and try again",
@@ -219,8 +227,7 @@ def _can_print() -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name; else `sys.argv`) and return the exit code: 0, 2 or 130."""
-    # Before torch is imported: idle threads must not spin when the cores are shared, and nothing asks the network.
-    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal lacks is no reason to stop
         sys.stdout.reconfigure(errors="replace")

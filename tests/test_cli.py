@@ -103,6 +103,13 @@ def test_help_is_light_and_fast() -> None:
         assert f"'{heavy}'" not in done.stdout
 
 
+def test_nobody_is_advised_of_packages_that_nothing_needs() -> None:
+    code = "from minidream.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "from diffusers import StableDiffusionPipeline as pipe; print(pipe.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **_path()})
+    assert done.stdout.endswith("StableDiffusionPipeline\n") and done.stderr == ""
+
+
 def _path() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
 

@@ -121,9 +121,8 @@ def stable_diffusion(folder: Path, guidance: float, steps: int, device: torch.de
     MiniDream draws, so that both can be compared. `device`: cuda where there is one, if None."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, safety_checker=None, use_safetensors=True
-    )
+    options = {"dtype": torch.float32, "safety_checker": None, "use_safetensors": True}
+    pipe = load_part(StableDiffusionPipeline, folder, "the teacher", **options)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = SOLVERS[SamplingOptions.solver].from_config(pipe.scheduler.config)
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
