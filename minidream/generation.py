@@ -1,8 +1,8 @@
 """The interleaved loop: in one stream the model writes, decides where a picture belongs, draws it and looks at it.
 
     write    decode text with a KV cache until the model itself emits <dream>, or ends with </s>
-    think    if asked to, tell in brackets what is to be drawn, in the stream but not in the document; then look whether
-             the picture shows that, or draw it again
+    think    if asked to, tell in brackets what the words ask for, in the stream but not in the document; then look
+             whether the picture shows that, or draw it again
     dream    append the dream block (never sampled); its hidden states are the condition (Eq. 3)
     draw     the frozen decoder makes a picture of it, guided away from the null condition
     look     the vision encoder reads that very picture, the image block is appended; then write on
@@ -29,9 +29,8 @@ from minidream.events import Doubt, End, Event, Picture, PictureComing, Preview,
 from minidream.modeling.minidream import MiniDream
 from minidream.processing import MiniDreamProcessor
 from minidream.sampling import SamplingOptions, nucleus, sample_latents, watch
+from minidream.thinking import MOST_TOLD, thoughts, words_of
 from minidream.world.corpora import CLOSING, OPENING
-
-MOST_TOLD = 64  # tokens between them; four things take about 45
 
 
 @dataclass(eq=False)
@@ -47,6 +46,7 @@ class _Writer:
     pictures: int = 0
     text: list[int] = field(default_factory=list)  # ids since the last picture
     shown: int = 0  # how many of their letters have been handed out
+    told: list[str] | None = None  # in words, what it has read and written up to its last picture (for `think`)
 
 
 def stream(
@@ -94,8 +94,9 @@ class InterleavedGenerator:
             )
         given: Sequence[Container[int]] = prompt_parts or [range(len(document)) for document in documents]
         read = [processor.latest(document, parts) for document, parts in zip(documents, given, strict=True)]
+        self.documents = [document for document, _ in read]
         self.prompt = processor(
-            [document for document, _ in read],
+            self.documents,
             prompt_parts=[parts for _, parts in read],
             padding_side="left",
             generation_prompt=True,
@@ -145,30 +146,30 @@ class InterleavedGenerator:
             hidden = self._read(self._blocks("image", dreaming), self.model.encode_pictures(pictures))
 
     def _think(self, dreaming: list[_Writer]) -> Generator[Event, None, dict[int, str]]:
-        """Before dream blocks, a caption of the model's own in brackets, as stage III taught; by document. It stays in
-        the stream, so that the next one is told from it, and is left out where the context has no room for it."""
+        """Before dream blocks, what the words ask of the picture, in brackets, as stage III taught; by document. It
+        stays in the stream, and is left out where the stream, or the words alone, have no room for it."""
         opening = self.processor.encode(OPENING)
         most = len(opening) + MOST_TOLD  # the block's place is taken already
         thinking = [writer for writer in dreaming if writer.used + most < self.processor.max_length]
-        told: dict[int, list[int]] = {writer.index: [] for writer in thinking}
-        for token in opening if told else ():
-            hidden = self._read(self.processor.continuation([token if w.index in told else None for w in self.writers]))
-        telling = set(told)
-        while telling:
-            logits = self._logits(hidden[:, -1])
-            logits[:, [self.processor.eos, self.processor.dream]] = -torch.inf
-            chosen = logits.argmax(-1).tolist()
-            said = [chosen[writer.index] if writer.index in telling else None for writer in self.writers]
-            for index in list(telling):
-                told[index].append(chosen[index])
-                if len(told[index]) == MOST_TOLD or CLOSING in self.processor.decode(told[index]):
-                    telling.remove(index)
-            hidden = self._read(self.processor.continuation(said))
-        for writer in thinking:
-            writer.used += len(opening) + len(told[writer.index])
-        thoughts = {index: self.processor.decode(ids).split(CLOSING)[0].strip() for index, ids in told.items()}
-        yield from (Thought(index, text) for index, text in thoughts.items())
-        return thoughts
+        unread = [writer for writer in thinking if writer.told is None]
+        for writer, words in zip(unread, words_of(self._go_on, [self.documents[w.index] for w in unread])):
+            writer.told = words
+        told: dict[int, str] = {}
+        stories = [[*(writer.told or ()), self.processor.decode(writer.text)] for writer in thinking]
+        blocks: list[list[int] | None] = [None] * len(self.writers)
+        for writer, story, thought in zip(thinking, stories, thoughts(self._go_on, self.processor, stories)):
+            if thought:
+                told[writer.index], writer.told = thought, [*story, f"({thought})"]
+                ids = opening + self.processor.encode(thought + CLOSING)
+                blocks[writer.index], writer.used = ids, writer.used + len(ids)
+        if told:
+            self._read(self.processor.continuation(blocks))
+        yield from (Thought(index, thought) for index, thought in told.items())
+        return told
+
+    def _go_on(self, prompts: Sequence[Document]) -> Iterator[Event]:
+        options = SamplingOptions(max_pictures=0, max_tokens=MOST_TOLD)
+        return stream(self.model, self.processor, prompts, options)
 
     def _redraw(
         self, pictures: Tensor, condition: Tensor, dreaming: list[_Writer], thoughts: dict[int, str]

@@ -193,9 +193,9 @@ class MiniDreamProcessor:
         read_pixels(image)
         return torch.from_numpy(np.array(fit_picture(image, self.image_size))).permute(2, 0, 1).contiguous()
 
-    def continuation(self, additions: Sequence[int | str | None]) -> Batch:
-        """What is appended to each document of a batch that is being written, padded on the left: a token id, a whole
-        "dream" or "image" block (its features go beside it), or nothing (None: padding only)."""
+    def continuation(self, additions: Sequence[int | list[int] | str | None]) -> Batch:
+        """What is appended to each document of a batch that is being written, padded on the left: a token id, or
+        several, a whole "dream" or "image" block (its features go beside it), or nothing (None: padding only)."""
         rows = [TokenSequence() for _ in additions]
         for row, addition in zip(rows, additions):
             if addition == "dream":
@@ -204,6 +204,8 @@ class MiniDreamProcessor:
                 self._add_image_block(row)
             elif isinstance(addition, int):
                 row.add([addition])
+            elif isinstance(addition, list):
+                row.add(addition)
         return self._batch(rows, left=True)
 
     def _add_dream_block(self, row: TokenSequence, loss: bool) -> None:

@@ -21,19 +21,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from minidream.agreement import agreement, clarity, consensus, expectation
-from minidream.batch import batches
 from minidream.documents import PICTURE, Document
 from minidream.errors import UserError
-from minidream.events import End, TextPiece, whole
-from minidream.generation import MOST_TOLD
 from minidream.pictures import read_pixels
+from minidream.thinking import MOST_TOLD, asking, in_words, until_bracket
 from minidream.world.captions import understand
-from minidream.world.corpora import CLOSING
 from minidream.world.scene import PLACES
 from minidream.world.words import name
 
@@ -156,42 +154,16 @@ def _told(
     seen = [documents[index][part] for index, part in believed]
     words = dict(zip(believed, pipe.caption(seen) if seen else []))
     before: dict[tuple[int, int], str] = {}
+    go_on = partial(pipe.stream, max_pictures=0, max_tokens=MOST_TOLD)
     for turn in range(max(map(len, asked), default=0)):
         places = [(index, parts[turn]) for index, parts in enumerate(asked) if turn < len(parts)]
-        prompts = [_in_words(documents[index][:part], index, words) for index, part in places]
-        words.update(zip(places, until_bracket(pipe, prompts)))
+        prompts = []
+        for index, part in places:
+            told = {at: caption for (document, at), caption in words.items() if document == index}
+            prompts.append(Document(asking(in_words(documents[index][:part], told))))
+        words.update(zip(places, until_bracket(go_on, prompts)))
         before.update(zip(places, (prompt.text for prompt in prompts)))
     return {place: (prompt, words[place]) for place, prompt in before.items()}
-
-
-def _in_words(document: Document, index: int, words: dict[tuple[int, int], str]) -> Document:
-    """A document as words alone, each picture told in brackets, and a bracket open for the next (see `corpora`)."""
-    told = [part.strip() if isinstance(part, str) else f"({words[index, at]})" for at, part in enumerate(document)]
-    return Document(" ".join([*filter(None, told), "("]))  # one part: all of it is read, or it is refused
-
-
-def until_bracket(
-    pipe: MiniDreamPipeline, prompts: Sequence[Document], given: Sequence[int] | None = None
-) -> list[str]:
-    """What the model writes after each prompt before it closes the bracket. `given`: how many leading parts of each are
-    the reader's (all, if None). Equal prompts in words alone are gone on from once. Ctrl-C raises KeyboardInterrupt:
-    half of a caption is none."""
-    keys = [prompt.text if not prompt.pictures else number for number, prompt in enumerate(prompts)]
-    different = dict(zip(keys, zip(prompts, given or map(len, prompts), strict=True)))
-    said = dict.fromkeys(different, "")
-    for names in batches(list(different)):
-        still = set(names)
-        some, starts = zip(*(different[name] for name in names))
-        parts = [range(start) for start in starts]
-        for event in whole(pipe.stream(some, prompt_parts=parts, max_pictures=0, max_tokens=MOST_TOLD)):
-            name = names[event.document]
-            if isinstance(event, TextPiece):
-                said[name] += event.text
-            if isinstance(event, End) or CLOSING in said[name]:
-                still.discard(name)
-            if not still:
-                break
-    return [said[key].split(CLOSING)[0].strip() for key in keys]
 
 
 def best_of(

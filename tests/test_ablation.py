@@ -223,9 +223,6 @@ def test_as_many_queries_as_it_says_do_fit(nano: Path) -> None:
     assert inputs.query_mask.sum() == 50 * 318
 
 
-ROOMY = SimpleNamespace(max_length=999, picture_length=28, encode=list, length=lambda *_: 0)  # a thought always fits
-
-
 def test_a_caption_is_what_stands_in_brackets() -> None:
     ends: list[str] = []
 
@@ -236,7 +233,7 @@ def test_a_caption_is_what_stands_in_brackets() -> None:
             yield from (End(number, reason) for reason in ends)
 
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
-    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream, processor=ROOMY), False
+    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), False
     seen = Document(["(Once.)", Image.new("RGB", (64, 64))])
     documents = [seen, Document([*seen[:1], Image.new("RGB", (64, 64), "red")]), Document(["Twice."])]
     assert rewriter.tell_next(documents, [0, 1, 1]) == [f"A red star. {number}." for number in range(3)]
@@ -253,7 +250,7 @@ def test_a_blind_rewriter_reads_all_words_and_no_picture() -> None:
         yield from (TextPiece(number, "A star.)") for number in range(len(documents)))
 
     rewriter = rewrite.Rewriter.__new__(rewrite.Rewriter)
-    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream, processor=ROOMY), True
+    rewriter.pipe, rewriter.blind = SimpleNamespace(stream=stream), True
     picture = Image.new("RGB", (64, 64))
     documents = [Document(["Once.", picture, twice]) for twice in ("Twice.", " Thrice.")]
     assert rewriter.tell_next(documents, [2, 2]) == ["A star."] * 2

@@ -694,9 +694,9 @@ class Perfect(torch.nn.Module):
 def test_nothing_is_told_where_there_is_no_room_for_it(tiny, monkeypatch):
     """As the loop leaves a thought out, rather than refuse a story that a rambling model has filled."""
     asked = []
-    monkeypatch.setattr(candidate_module, "until_bracket", lambda _, prompts, given: asked.append(given) or ["told"])
+    monkeypatch.setattr(candidate_module, "thoughts", lambda go_on, processor, told: asked.append(told) or ["told"])
     long = Document(["a " * (tiny.processor.max_length - 80)])
-    assert PipelineCandidate(tiny).tell_next([long, Document(["a"])], [1, 1]) == ["", "told"] and asked == [[1]]
+    assert PipelineCandidate(tiny).tell_next([long, Document(["a"])], [1, 1]) == ["", "told"] and asked == [[["a"]]]
 
 
 def test_orders_are_the_readers_up_to_the_picture_that_is_due():

@@ -12,9 +12,10 @@ from minidream import generation
 from minidream.documents import Document
 from minidream.errors import ContextWarning, UserError
 from minidream.events import Doubt, End, Picture, PictureComing, Preview, TextPiece, Thought, collect, to_image
-from minidream.generation import MOST_TOLD, InterleavedGenerator, SamplingOptions, stream
+from minidream.generation import InterleavedGenerator, SamplingOptions, stream
 from minidream.processing import MiniDreamProcessor
 from minidream.sampling import nucleus
+from minidream.thinking import MOST_TOLD, asking
 
 RED = Image.new("RGB", (SIDE, SIDE), "#c02040")
 PROMPTS = [Document(["a red circle lies"]), Document([RED, "a blue star lands above it.", RED]), Document(["the left"])]
@@ -39,10 +40,14 @@ def model():
     return model
 
 
-def script(monkeypatch, *rows):
-    """Let each document write these ids."""
-    feeds = [iter(row) for row in rows]
-    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, _: [next(feed, 0) for feed in feeds])
+def script(monkeypatch, *rows, thinking=False):
+    """Let each document write these ids; if `thinking`, the words of its thoughts are its own."""
+    feeds, write = [iter(row) for row in rows], InterleavedGenerator._next_tokens
+
+    def scripted(self, hidden):
+        return write(self, hidden) if thinking and not self.options.think else [next(feed, 0) for feed in feeds]
+
+    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", scripted)
 
 
 def kinds(events, document=0):
@@ -126,16 +131,23 @@ def test_a_batch_gives_what_its_documents_give_one_by_one(model, changes):
 
 
 def told_by_hand(model, processor, document):
-    """The greedy thought after a document, by whole passes: its ids, and the condition of a dream block after it."""
-    ids = processor([document], generation_prompt=True).input_ids[0].tolist() + processor.encode(" (")
+    """The greedy thought about a document of words, by whole passes; the ids of the stream that it ends; and the
+    condition of a dream block after it."""
+    asked = processor([Document(asking(document.texts))], generation_prompt=True).input_ids[0].tolist()
     told: list[int] = []
-    allowed = [i for i in range(len(processor.tokenizer)) if i not in processor.tokenizer.all_special_ids]
+    forbidden = [i for i in processor.tokenizer.all_special_ids if i != processor.eos]
     while len(told) < MOST_TOLD and ")" not in processor.decode(told):
-        logits = model(torch.tensor([ids + told])).logits[0, -1]
-        told.append(max(allowed, key=lambda i: logits[i].item()))
+        logits = model(torch.tensor([asked + told])).logits[0, -1]
+        logits[forbidden] = -torch.inf
+        told.append(logits[: len(processor.tokenizer)].argmax().item())
+        if told[-1] == processor.eos:
+            break
+    thought = processor.decode(told).split(")")[0].strip()
+    ids = processor([document], generation_prompt=True).input_ids[0].tolist()
+    ids += processor.encode(" (") + processor.encode(thought + ")")
     block = [processor.dream] + [processor.im_patch] * QUERIES + [processor.dream_end]
-    queries = torch.tensor([[False] * (len(ids + told) + 1) + [True] * QUERIES + [False]])
-    return told, model(torch.tensor([ids + told + block]), query_mask=queries).conditions
+    queries = torch.tensor([[False] * (len(ids) + 1) + [True] * QUERIES + [False]])
+    return thought, ids, model(torch.tensor([ids + block]), query_mask=queries).conditions
 
 
 @torch.no_grad()
@@ -144,11 +156,12 @@ def test_a_picture_follows_the_thought_before_it(model, monkeypatch):
     taken = make()([prompt], generation_prompt=True).input_ids.shape[1] + make().picture_length
     least = taken + len(make().encode(" (")) + MOST_TOLD + 1  # and room for what comes after the picture
     processor, full = make(max_length=least), make(max_length=least - 1)
-    script(monkeypatch, [processor.dream, processor.eos])
-    events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True, tries=1)))
+    told, _, condition = told_by_hand(model, processor, prompt)
+    with monkeypatch.context() as patch:
+        script(patch, [processor.dream, processor.eos], thinking=True)
+        events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=1, think=True, tries=1)))
     assert kinds(events) == ["PictureComing", "Thought", "Picture", "End"]
-    told, condition = told_by_hand(model, processor, prompt)
-    assert told and events[1] == Thought(0, processor.decode(told).split(")")[0].strip())
+    assert told and events[1] == Thought(0, told)
     noise = torch.Generator().manual_seed(0)
     latents = model.decoder.sample(condition, model.null_condition(), steps=2, generators=[noise])
     assert difference(to_image(model.decoder.decode(latents)[0]), events[2].image) <= 1
@@ -198,13 +211,17 @@ def test_a_thought_stays_in_the_stream_and_out_of_the_document(model, monkeypatc
     """What is read after the picture is what one pass over words, thought and both blocks gives."""
     processor, states = make(), []
     ids = iter([processor.dream, *processor.encode("a"), processor.eos])
-    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", lambda self, hidden: states.append(hidden) or [next(ids)])
+    _, before, _ = told_by_hand(model, processor, PROMPTS[0])
+    write = InterleavedGenerator._next_tokens
+
+    def scripted(self, hidden):
+        return (states.append(hidden) or [next(ids)]) if self.options.think else write(self, hidden)
+
+    monkeypatch.setattr(InterleavedGenerator, "_next_tokens", scripted)
     generator = InterleavedGenerator(model, processor, PROMPTS[:1], SamplingOptions(steps=2, think=True, tries=1))
     document = Document(PROMPTS[0].parts)
     for event in generator.run():
         collect(document, event)
-    told, _ = told_by_hand(model, processor, PROMPTS[0])
-    before = processor(PROMPTS[:1], generation_prompt=True).input_ids[0].tolist() + processor.encode(" (") + told
     blocks = [processor.dream, *[processor.im_patch] * QUERIES, processor.dream_end]
     blocks += [processor.im_start, *[processor.im_patch] * PATCHES, processor.im_end]
     whole = torch.tensor([before + blocks])
@@ -215,6 +232,31 @@ def test_a_thought_stays_in_the_stream_and_out_of_the_document(model, monkeypatc
     torch.testing.assert_close(states[1], hidden[:, -1], atol=1e-4, rtol=1e-4)
     assert [type(part) for part in document] == [str, Image.Image, str] and document[2].strip() == "a"
     assert generator.writers[0].used == whole.shape[1] + 1
+
+
+def test_a_later_thought_is_told_from_the_earlier_one_and_the_readers_picture_from_a_caption(model, monkeypatch):
+    """Pictures that a thought tells are not read, and what is told is words alone."""
+    processor, stories, read = make(), [], []
+    picture = Image.new("RGB", (SIDE, SIDE), "green")
+
+    def thoughts(go_on, _, told):
+        stories.append(told)
+        return [f"thought {len(stories)}"] * len(told)
+
+    def words_of(go_on, documents):
+        read.extend(documents)
+        return [["one", "(seen)", " two"] for _ in documents]
+
+    monkeypatch.setattr(generation, "thoughts", thoughts)
+    monkeypatch.setattr(generation, "words_of", words_of)
+    monkeypatch.setattr(generation, "fitness", lambda model, processor, pictures, texts: [1.0] * len(pictures))
+    prompt = Document(["one", picture, " two"])
+    script(monkeypatch, [processor.dream, *processor.encode(" a"), processor.dream, processor.eos])
+    events = list(stream(model, processor, [prompt], SamplingOptions(steps=2, max_pictures=2, think=True)))
+    assert [event.text for event in events if isinstance(event, Thought)] == ["thought 1", "thought 2"]
+    assert [document.parts for document in read] == [prompt.parts]  # once
+    first = ["one", "(seen)", " two", ""]
+    assert stories == [[first], [[*first, "(thought 1)", " a"]]]
 
 
 def test_later_text_and_pictures_see_the_earlier_picture(model, monkeypatch):

@@ -29,8 +29,7 @@ def scripted(pipe, monkeypatch):
     """The pipeline, but what it says is written down here; `.prompts` are those it was to go on from."""
     prompts = []
 
-    def stream(documents, prompt_parts, **options):
-        assert prompt_parts == [range(len(document)) for document in documents]
+    def stream(documents, **options):
         assert options == {"max_pictures": 0, "max_tokens": 64}
         for index, document in enumerate(documents):
             prompts.append(document.text)

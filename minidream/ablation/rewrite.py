@@ -9,6 +9,7 @@ rewriter reads the words of the document alone, as a language model has to that 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ from minidream.evaluation.comprehension import parse_caption
 from minidream.evaluation.creation import stable_diffusion
 from minidream.evaluation.interleaved import follow, kept, stories
 from minidream.evaluation.statistics import Leaf, proportion
+from minidream.events import Event
 from minidream.pipeline import MiniDreamPipeline
+from minidream.thinking import MOST_TOLD, until_bracket
 from minidream.training.loop import machine
+from minidream.world.corpora import OPENING
 
 TOLD = (("stories", "story"), ("facts", "facts"))  # the names of the figures, and the kinds of `world.tell`
 
 
 class Rewriter(PipelineCandidate):
-    """A candidate that draws what comes next in a document from a caption of its own; `written` keeps them all. One
-    that is `blind` writes it without looking at the document's pictures."""
+    """A candidate that draws what comes next in a document from a caption of its own, told from the stream with its
+    pictures; `written` keeps them all. One that is `blind` writes it without looking at the document's pictures."""
 
     def __init__(self, pipe: Any, painter: Path, guidance: float, steps: int, blind: bool = False) -> None:
         super().__init__(pipe, guidance, steps)
@@ -41,7 +45,14 @@ class Rewriter(PipelineCandidate):
     def tell_next(self, documents: list[Document], given: list[int]) -> list[str]:
         if self.blind:
             documents = [Document([" ".join(part.strip() for part in each.texts)]) for each in documents]
-        return super().tell_next(documents, given)
+        prompts = [document + Document([OPENING]) for document in documents]
+        parts = {id(prompt): range(start) for prompt, start in zip(prompts, given, strict=True)}
+
+        def go_on(some: Sequence[Document]) -> Iterator[Event]:
+            options = {"max_pictures": 0, "max_tokens": MOST_TOLD}
+            return self.pipe.stream(some, prompt_parts=[parts[id(prompt)] for prompt in some], **options)
+
+        return until_bracket(go_on, prompts)
 
     def draw_next(self, documents: list[Document], given: list[int], seed: int) -> list[Image.Image]:
         captions = self.tell_next(documents, given)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,12 +21,12 @@ from minidream.agreement import consensus, fitness
 from minidream.batch import IGNORED, batches
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.events import collect, to_image, whole
+from minidream.events import Event, collect, to_image, whole
 from minidream.explanation import Explanation
-from minidream.generation import MOST_TOLD
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
-from minidream.verification import Verdict, until_bracket
+from minidream.thinking import MOST_TOLD, thoughts, words_of
+from minidream.verification import Verdict
 from minidream.world.corpora import OPENING
 from minidream.world.read import read_batch
 from minidream.world.scene import SIDE, Scene
@@ -168,10 +168,13 @@ class PipelineCandidate:
         """As the loop does it: nothing is told where the context has no room for it, and for the picture."""
         processor = self.pipe.processor
         room = processor.max_length - processor.picture_length - len(processor.encode(OPENING)) - MOST_TOLD
-        told = {i for i, (doc, start) in enumerate(zip(documents, given)) if processor.length(doc, range(start)) < room}
-        prompts = [documents[i] + Document([OPENING]) for i in sorted(told)]
-        said = iter(until_bracket(self.pipe, prompts, [given[i] for i in sorted(told)]))
-        return [next(said) if i in told else "" for i in range(len(documents))]
+        lengths = [processor.length(document, range(start)) for document, start in zip(documents, given)]
+        told = [document for document, length in zip(documents, lengths) if length < room]
+        said = iter(thoughts(self._go_on, processor, words_of(self._go_on, told)))
+        return [next(said) if length < room else "" for length in lengths]
+
+    def _go_on(self, prompts: Sequence[Document]) -> Iterator[Event]:
+        return self.pipe.stream(list(prompts), max_pictures=0, max_tokens=MOST_TOLD)
 
     def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
         written = [Document() for _ in openings]
