@@ -1,4 +1,4 @@
-"""The house limits of a notebook, as one function: `problems(path)`, or `python tools/lint.py NOTEBOOK ...`."""
+"""The house limits of a notebook, as one function: `problems(path)`, or `python tools/lint.py [NOTEBOOK ...]`."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def outputs(cell: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    everything = [f"{name}: {problem}" for name in sys.argv[1:] for problem in problems(Path(name))]
-    print("\n".join(everything))
+    paths = list(map(Path, sys.argv[1:])) or sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+    everything = [f"{path}: {problem}" for path in paths for problem in problems(path)]
+    print("\n".join(everything) or f"{len(paths)} notebooks keep the limits")
     sys.exit(bool(everything))
