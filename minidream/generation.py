@@ -160,7 +160,7 @@ class InterleavedGenerator:
         for writer, story, thought in zip(thinking, stories, thoughts(self._go_on, self.processor, stories)):
             if thought:
                 told[writer.index], writer.told = thought, [*story, f"({thought})"]
-                ids = opening + self.processor.encode(thought + CLOSING)
+                ids = opening + self.processor.encode(thought + CLOSING)[: MOST_TOLD + 1]  # babble is read as more
                 blocks[writer.index], writer.used = ids, writer.used + len(ids)
         if told:
             self._read(self.processor.continuation(blocks))

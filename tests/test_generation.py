@@ -144,7 +144,7 @@ def told_by_hand(model, processor, document):
             break
     thought = processor.decode(told).split(")")[0].strip()
     ids = processor([document], generation_prompt=True).input_ids[0].tolist()
-    ids += processor.encode(" (") + processor.encode(thought + ")")
+    ids += processor.encode(" (") + processor.encode(thought + ")")[: MOST_TOLD + 1]
     block = [processor.dream] + [processor.im_patch] * QUERIES + [processor.dream_end]
     queries = torch.tensor([[False] * (len(ids) + 1) + [True] * QUERIES + [False]])
     return thought, ids, model(torch.tensor([ids + block]), query_mask=queries).conditions
