@@ -151,13 +151,15 @@ class InterleavedGenerator:
         opening = self.processor.encode(OPENING)
         most = len(opening) + MOST_TOLD  # the block's place is taken already
         thinking = [writer for writer in dreaming if writer.used + most < self.processor.max_length]
+        options = SamplingOptions(max_pictures=0, max_tokens=MOST_TOLD)
+        go_on = partial(stream, self.model, self.processor, options=options)
         unread = [writer for writer in thinking if writer.told is None]
-        for writer, words in zip(unread, words_of(self._go_on, [self.documents[w.index] for w in unread])):
+        for writer, words in zip(unread, words_of(go_on, [self.documents[w.index] for w in unread])):
             writer.told = words
         told: dict[int, str] = {}
         stories = [[*(writer.told or ()), self.processor.decode(writer.text)] for writer in thinking]
         blocks: list[list[int] | None] = [None] * len(self.writers)
-        for writer, story, thought in zip(thinking, stories, thoughts(self._go_on, self.processor, stories)):
+        for writer, story, thought in zip(thinking, stories, thoughts(go_on, self.processor, stories)):
             if thought:
                 told[writer.index], writer.told = thought, [*story, f"({thought})"]
                 ids = opening + self.processor.encode(thought + CLOSING)[: MOST_TOLD + 1]  # babble is read as more
@@ -166,10 +168,6 @@ class InterleavedGenerator:
             self._read(self.processor.continuation(blocks))
         yield from (Thought(index, thought) for index, thought in told.items())
         return told
-
-    def _go_on(self, prompts: Sequence[Document]) -> Iterator[Event]:
-        options = SamplingOptions(max_pictures=0, max_tokens=MOST_TOLD)
-        return stream(self.model, self.processor, prompts, options)
 
     def _redraw(
         self, pictures: Tensor, condition: Tensor, dreaming: list[_Writer], thoughts: dict[int, str]

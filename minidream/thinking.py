@@ -1,6 +1,6 @@
 """A document in words alone, and what the model tells itself that its next picture will show.
 
-Before each picture of a story in words stands its caption in brackets, as in the training's `text_states`:
+Each picture of a story stands there as its caption in brackets, as in the training's `text_states`:
 
     A large red star in the top left. (Top left: large red star; ... Background: grey.) It turns green. (
 

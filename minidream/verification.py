@@ -152,18 +152,18 @@ def _told(
         if isinstance(what, Image.Image) and part not in asked[index] and any(part < other for other in asked[index])
     ]
     seen = [documents[index][part] for index, part in believed]
-    words = dict(zip(believed, pipe.caption(seen) if seen else []))
-    before: dict[tuple[int, int], str] = {}
+    captions: list[dict[int, str]] = [{} for _ in documents]
+    for (index, part), caption in zip(believed, pipe.caption(seen) if seen else []):
+        captions[index][part] = caption
+    told: dict[tuple[int, int], tuple[str, str]] = {}
     go_on = partial(pipe.stream, max_pictures=0, max_tokens=MOST_TOLD)
     for turn in range(max(map(len, asked), default=0)):
         places = [(index, parts[turn]) for index, parts in enumerate(asked) if turn < len(parts)]
-        prompts = []
-        for index, part in places:
-            told = {at: caption for (document, at), caption in words.items() if document == index}
-            prompts.append(Document(asking(in_words(documents[index][:part], told))))
-        words.update(zip(places, until_bracket(go_on, prompts)))
-        before.update(zip(places, (prompt.text for prompt in prompts)))
-    return {place: (prompt, words[place]) for place, prompt in before.items()}
+        prompts = [Document(asking(in_words(documents[index][:part], captions[index]))) for index, part in places]
+        for (index, part), prompt, said in zip(places, prompts, until_bracket(go_on, prompts)):
+            captions[index][part] = said
+            told[index, part] = prompt.text, said
+    return told
 
 
 def best_of(

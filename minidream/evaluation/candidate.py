@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +22,7 @@ from minidream.agreement import consensus, fitness
 from minidream.batch import IGNORED, batches
 from minidream.documents import Document
 from minidream.errors import UserError
-from minidream.events import Event, collect, to_image, whole
+from minidream.events import collect, to_image, whole
 from minidream.explanation import Explanation
 from minidream.modeling.loading import load_part
 from minidream.pictures import fit_picture
@@ -170,11 +171,9 @@ class PipelineCandidate:
         room = processor.max_length - processor.picture_length - len(processor.encode(OPENING)) - MOST_TOLD
         lengths = [processor.length(document, range(start)) for document, start in zip(documents, given)]
         told = [document for document, length in zip(documents, lengths) if length < room]
-        said = iter(thoughts(self._go_on, processor, words_of(self._go_on, told)))
+        go_on = partial(self.pipe.stream, max_pictures=0, max_tokens=MOST_TOLD)
+        said = iter(thoughts(go_on, processor, words_of(go_on, told)))
         return [next(said) if length < room else "" for length in lengths]
-
-    def _go_on(self, prompts: Sequence[Document]) -> Iterator[Event]:
-        return self.pipe.stream(list(prompts), max_pictures=0, max_tokens=MOST_TOLD)
 
     def write(self, openings: list[str], seed: int, think: bool) -> list[Document]:
         written = [Document() for _ in openings]
